@@ -1,0 +1,123 @@
+"""Names -> backbones: timm/NAME, torchvision/NAME, resnet3d/DEPTH, with attention and weights in one call."""
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attnzoo.backbones.resnet3d import DEPTHS, resnet3d
+from attnzoo.backbones.weights import load_weights
+from attnzoo.inject import Blocks, inject
+
+FAMILIES = ("timm", "torchvision", "resnet3d")
+
+
+def create_backbone(
+    name: str,
+    *,
+    attn: str | None = None,
+    stages: Sequence[int] = (1, 2, 3, 4),
+    blocks: Blocks = None,
+    site: str | None = None,
+    identity: bool = False,
+    attn_options: dict[str, Any] | None = None,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A residual network with the attention of your choice.
+
+    Args:
+        name: "timm/resnet101", "torchvision/resnet50", "resnet3d/101", ...
+        attn: a name of `list_modules()`, or None for the plain network.
+        stages: see `attnzoo.inject`, as blocks, site and identity.
+        blocks: which blocks of the stages.
+        site: where in a block; the module's own site if None.
+        identity: start as an exact identity.
+        attn_options: the module's own options.
+        num_classes: classes of the head; 0 for none, the output is then (N, num_features).
+        in_channels: C of the input, (N, C, H, W) or (N, C, T, H, W).
+        pretrained: load the weights that timm or torchvision publish (they are downloaded).
+        weights: a file with a state dict to load, of any number of classes (see `attnzoo.backbones.weights`).
+        **options: passed on to the network's own constructor, such as widen_factor of resnet3d.
+
+    Returns:
+        The network, with `num_features` and `num_classes` as attributes.
+
+    Raises:
+        ValueError: an unknown backbone, with near matches; what `inject` raises.
+        TypeError: an unknown option of the network or of the attention.
+
+    >>> net = create_backbone("timm/resnet18", attn="mpe", stages=(3, 4), num_classes=8, attn_options={"groups": 16})
+    >>> net.num_classes
+    8
+    """
+    family, _, variant = name.partition("/")
+    if family not in FAMILIES or not variant:
+        forms = ", ".join(f"{f}/NAME" for f in FAMILIES)
+        raise ValueError(f"backbone {name!r} must be one of {forms}, as in timm/resnet101")
+    if attn is None and attn_options:
+        raise ValueError(f"attn_options={attn_options} without attn; name a module, as in attn='mpe'")
+    make = {"timm": _timm, "torchvision": _torchvision, "resnet3d": _resnet3d}[family]
+    model = make(variant, num_classes, in_channels, pretrained, options)
+    if weights is not None:
+        load_weights(model, weights)
+    if attn is not None:
+        inject(model, attn, stages=stages, blocks=blocks, site=site, identity=identity, **attn_options or {})
+    return model
+
+
+def _timm(variant: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(variant.partition(".")[0]):
+        raise ValueError(_unknown("timm", variant, timm.list_models()))
+    model: nn.Module = timm.create_model(
+        variant, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **options
+    )
+    return model
+
+
+def _torchvision(
+    variant: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    import torchvision
+
+    names = [n for n in torchvision.models.list_models() if "res" in n or n in ("r3d_18", "mc3_18", "r2plus1d_18")]
+    if variant not in names:
+        raise ValueError(_unknown("torchvision", variant, names))
+    model: Any = torchvision.models.get_model(variant, weights="DEFAULT" if pretrained else None, **options)
+    model.num_features, model.num_classes = model.fc.in_features, num_classes
+    if model.fc.out_features != num_classes:
+        model.fc = nn.Linear(model.num_features, num_classes) if num_classes else nn.Identity()
+    if in_channels != 3:
+        name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+        conv: Any = type(stem)
+        fresh = conv(in_channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
+        # As timm does: the sum over the three colours, spread over the new channels, keeps the response to grey input.
+        fresh.weight.data.copy_(stem.weight.data.sum(1, keepdim=True) / in_channels)
+        model.set_submodule(name, fresh)
+    network: nn.Module = model
+    return network
+
+
+def _resnet3d(variant: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if pretrained:
+        raise ValueError("resnet3d publishes no weights to download; give a Kinetics file as weights=PATH")
+    if not variant.isdigit() or int(variant) not in DEPTHS:
+        raise ValueError(_unknown("resnet3d", variant, [str(d) for d in DEPTHS]))
+    valid = [p.name for p in inspect.signature(resnet3d).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in valid:
+            raise TypeError(f"resnet3d has no option {option!r}; valid: {', '.join(valid)}")
+    return resnet3d(int(variant), num_classes=num_classes, in_channels=in_channels, **options)
+
+
+def _unknown(family: str, variant: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(variant, names, n=3, cutoff=0.5) or list(names)[:7]
+    return f"there is no backbone {family}/{variant}; near matches: {', '.join(f'{family}/{n}' for n in near)}"

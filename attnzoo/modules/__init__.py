@@ -1,0 +1,1 @@
+"""The attention modules, one paper per file; the registry finds them by itself."""

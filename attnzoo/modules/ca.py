@@ -1,0 +1,46 @@
+"""Coordinate attention."""
+
+import operator
+from functools import reduce
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnzoo import nd
+from attnzoo.registry import register
+
+AXES = {2: ("h", "w"), 3: ("t", "h", "w")}
+
+
+@register("ca", paper="https://arxiv.org/abs/2103.02907", site="mid")
+class CoordinateAttention(nd.Gate):
+    """Channel gates that keep the position along each axis (Hou et al., 2021).
+
+    3D: one strip and one expanding convolution per spatial axis (T, H, W), the squeeze shared as in 2D.
+
+    Args:
+        channels: C of the (N, C, *spatial) input; the output has the same shape.
+        spatial_dims: 2 or 3.
+        reduction: the squeeze has max(min_width, C // reduction) channels.
+        min_width: see `reduction`; the authors' code has 8.
+
+    >>> sum(p.numel() for p in CoordinateAttention(512).parameters())
+    25648
+    """
+
+    def __init__(self, channels: int, *, spatial_dims: int = 2, reduction: int = 32, min_width: int = 8) -> None:
+        super().__init__(channels, spatial_dims)
+        width = max(min_width, channels // reduction)
+        conv = nd.conv(spatial_dims)
+        self.conv1 = conv(channels, width, 1)
+        self.bn1 = nd.batch_norm(spatial_dims)(width)
+        self.expand = [f"conv_{axis}" for axis in AXES[spatial_dims]]
+        for name in self.expand:
+            self.add_module(name, conv(width, channels, 1))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Gate (N, C, *spatial) of features x: the product of one gate per axis."""
+        squeezed = nd.unstrip(F.hardswish(self.bn1(self.conv1(nd.strips(x)))), x.shape[2:])
+        gates = [self.get_submodule(name)(s).sigmoid() for name, s in zip(self.expand, squeezed, strict=True)]
+        product: Tensor = reduce(operator.mul, gates)
+        return product

@@ -1,0 +1,35 @@
+"""Squeeze-and-excitation."""
+
+from torch import Tensor, nn
+
+from attnzoo import nd
+from attnzoo.registry import register
+
+
+@register("se", paper="https://arxiv.org/abs/1709.01507", site="out")
+class SqueezeExcitation(nd.Gate):
+    """Channel gate from globally pooled features (Hu et al., 2018).
+
+    3D: the squeeze is the mean over T, H and W; the parameters are the same.
+
+    Args:
+        channels: C of the (N, C, *spatial) input; the output has the same shape.
+        spatial_dims: 2 or 3.
+        reduction: the bottleneck has C // reduction units, at least 1 (the ports build an empty layer when
+            C < reduction, and the gate is then the constant 1/2).
+        bias: whether the two projections have biases (the authors' Caffe code: yes; most PyTorch ports: no).
+
+    >>> sum(p.numel() for p in SqueezeExcitation(512).parameters())
+    32768
+    """
+
+    def __init__(self, channels: int, *, spatial_dims: int = 2, reduction: int = 16, bias: bool = False) -> None:
+        super().__init__(channels, spatial_dims)
+        hidden = max(1, channels // reduction)
+        self.fc = nn.Sequential(
+            nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias)
+        )
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
+        return nd.expand(self.fc(x.mean(nd.axes(x))).sigmoid(), x)

@@ -1,0 +1,47 @@
+"""Triplet attention."""
+
+from torch import Tensor
+
+from attnzoo import nd
+from attnzoo.registry import register
+
+# For each branch the axes that its kernel sees, in the authors' order; the axis that is missing is pooled away.
+PLANES: dict[int, dict[str, tuple[int, ...]]] = {
+    2: {"cw": (1, 3), "hc": (2, 1), "hw": (2, 3)},
+    3: {"chw": (1, 3, 4), "ctw": (1, 2, 4), "cth": (1, 2, 3), "thw": (2, 3, 4)},
+}
+
+
+@register("triplet", paper="https://arxiv.org/abs/2010.03045", site="out")
+class TripletAttention(nd.Gate):
+    """Gates between each pair of the axes C, H and W, averaged (Misra et al., 2021).
+
+    The authors multiply x by each gate and average the products; one product with the averaged gate is the same.
+    3D: four branches, each pooling one of C, T, H, W away and convolving the other three, averaged.
+
+    Args:
+        channels: C of the (N, C, *spatial) input; the output has the same shape.
+        spatial_dims: 2 or 3.
+        kernel_size: odd edge of the kernels.
+
+    Raises:
+        ValueError: an even `kernel_size`.
+
+    >>> sum(p.numel() for p in TripletAttention(512).parameters())
+    300
+    """
+
+    def __init__(self, channels: int, *, spatial_dims: int = 2, kernel_size: int = 7) -> None:
+        super().__init__(channels, spatial_dims)
+        self.planes = PLANES[spatial_dims]
+        for plane in self.planes:
+            self.add_module(plane, nd.PooledGate(kernel_size, spatial_dims))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Gate (N, C, *spatial) of features x."""
+        gates = []
+        for plane, order in self.planes.items():
+            (pooled,) = set(range(1, x.ndim)) - set(order)
+            gates.append(self.get_submodule(plane)(x, pooled, order))
+        total: Tensor = sum(gates[1:], gates[0])
+        return total / len(gates)

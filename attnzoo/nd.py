@@ -1,0 +1,212 @@
+"""All that differs between 1D, 2D and 3D features, and the base classes of the modules.
+
+Features are (N, C, *spatial) with spatial = (L,), (H, W) or (T, H, W).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+AXES = {1: "L", 2: "H, W", 3: "T, H, W"}
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def conv(spatial_dims: int) -> Any:
+    """The convolution class for features with `spatial_dims` spatial axes.
+
+    >>> conv(3).__name__
+    'Conv3d'
+    """
+    return _CONV[spatial_dims]
+
+
+def batch_norm(spatial_dims: int) -> Any:
+    """The batch normalisation class for features with `spatial_dims` spatial axes.
+
+    >>> batch_norm(2).__name__
+    'BatchNorm2d'
+    """
+    return _BATCH_NORM[spatial_dims]
+
+
+def axes(x: Tensor) -> tuple[int, ...]:
+    """The spatial axes of features x (N, C, *spatial).
+
+    >>> axes(torch.zeros(1, 4, 2, 5, 5))
+    (2, 3, 4)
+    """
+    return tuple(range(2, x.ndim))
+
+
+def expand(v: Tensor, x: Tensor) -> Tensor:
+    """Give v (N, C) as many trailing axes of size 1 as x (N, C, *spatial) has spatial axes.
+
+    >>> expand(torch.zeros(2, 4), torch.zeros(2, 4, 7, 9)).shape
+    torch.Size([2, 4, 1, 1])
+    """
+    return v.reshape(*v.shape, *(1,) * (x.ndim - 2))
+
+
+def strips(x: Tensor) -> Tensor:
+    """Directional pooling: the mean over all spatial axes but one, for each axis, one strip after the other.
+
+    Args:
+        x: (N, C, *spatial).
+
+    Returns:
+        (N, C, sum(spatial), 1, ...) with as many axes as x, so that a 1x1 convolution of x's dimension applies.
+
+    >>> strips(torch.zeros(2, 4, 7, 9)).shape
+    torch.Size([2, 4, 16, 1])
+    """
+    pooled = [x.mean([a for a in axes(x) if a != axis]) for axis in axes(x)] if x.ndim > 3 else [x]
+    return torch.cat(pooled, 2).reshape(*x.shape[:2], -1, *(1,) * (x.ndim - 3))
+
+
+def unstrip(z: Tensor, spatial: Sequence[int]) -> list[Tensor]:
+    """Split strips z (N, C, sum(spatial), 1, ...) into one tensor an axis, each broadcastable to (N, C, *spatial).
+
+    >>> [tuple(s.shape) for s in unstrip(torch.zeros(2, 4, 16, 1), (7, 9))]
+    [(2, 4, 7, 1), (2, 4, 1, 9)]
+    """
+    shapes = [[size if i == axis else 1 for i in range(len(spatial))] for axis, size in enumerate(spatial)]
+    return [s.reshape(*z.shape[:2], *shape) for s, shape in zip(z.split(list(spatial), 2), shapes, strict=True)]
+
+
+def split(channels: int, groups: int, option: str = "groups") -> int:
+    """Channels of one group, where `groups` divides them.
+
+    Args:
+        channels: C.
+        groups: the number of equal parts.
+        option: how the caller's user spells `groups`, for the message.
+
+    Raises:
+        ValueError: `groups` does not divide `channels`; the message lists the divisors.
+
+    >>> split(512, 8)
+    64
+    """
+    if groups < 1 or channels % groups:
+        divisors = ", ".join(str(g) for g in range(1, channels + 1) if channels % g == 0)
+        raise ValueError(f"channels={channels} is not divisible by {option}={groups}; it may be one of {divisors}")
+    return channels // groups
+
+
+class Attention(nn.Module):
+    """Base of the modules: features (N, C, *spatial) in, features of the same shape out.
+
+    Args:
+        channels: C.
+        spatial_dims: the number of spatial axes.
+
+    Raises:
+        ValueError: `channels` is not a positive number.
+    """
+
+    def __init__(self, channels: int, spatial_dims: int) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels={channels} must be at least 1")
+        self.channels = channels
+        self.spatial_dims = spatial_dims
+
+    def check(self, x: Tensor) -> None:
+        """Refuse features that this module was not made for.
+
+        Args:
+            x: (N, C, *spatial).
+
+        Raises:
+            ValueError: another number of channels or of spatial axes.
+        """
+        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"{type(self).__name__} was made for (N, {self.channels}, {AXES[self.spatial_dims]}) "
+                f"and got {tuple(x.shape)}; create it with channels={x.shape[1] if x.ndim > 1 else 'C'}, "
+                f"spatial_dims={max(x.ndim - 2, 1)} for such features"
+            )
+
+
+class Gate(Attention):
+    """Attention of the form x * gate(x). A module writes `gate` only; attention maps then come free.
+
+    The gate has shape (N, C or 1, *spatial or 1s), or (N, G, *spatial) with one gate for each of G groups of C / G
+    consecutive channels.
+    """
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate of features x (N, C, *spatial)."""
+        raise NotImplementedError(f"{type(self).__name__} must define gate(x)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale features x (N, C, *spatial) by their gate."""
+        self.check(x)
+        gate = self.gate(x)
+        if gate.shape[1] in (1, self.channels):
+            return x * gate
+        groups = x.reshape(len(x), gate.shape[1], -1, *x.shape[2:])
+        return (groups * gate.unsqueeze(2)).reshape(x.shape)
+
+
+class PooledGate(nn.Module):
+    """Spatial gate sigmoid(BN(conv([max; mean]))) of two maps pooled along one axis, as in CBAM and triplet attention.
+
+    Args:
+        kernel_size: odd edge of the convolution's kernel.
+        spatial_dims: axes of the pooled map.
+    """
+
+    def __init__(self, kernel_size: int, spatial_dims: int) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size} must be an odd number, such as 3, 5 or 7")
+        self.conv = conv(spatial_dims)(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = batch_norm(spatial_dims)(1, momentum=0.01)  # the authors' momentum, in both papers
+
+    def forward(self, x: Tensor, axis: int, order: Sequence[int] | None = None) -> Tensor:
+        """Pool x along `axis` and gate what is left.
+
+        Args:
+            x: (N, C, *spatial).
+            axis: the axis pooled away, 1 for the channels.
+            order: the axes of x in the order in which the kernel sees them; as they come if None.
+
+        Returns:
+            The gate, broadcastable to x: its size along `axis` is 1.
+        """
+        rest = [a for a in range(1, x.ndim) if a != axis]
+        # max(dim) sends the gradient to one position, as the authors' code does; amax would share it among ties.
+        pooled = torch.stack((x.max(axis).values, x.mean(axis)), 1)
+        if order is None or list(order) == rest:
+            return self._squash(pooled).unsqueeze(axis)
+        there = [0, 1, *(rest.index(a) + 2 for a in order)]
+        back = [0, *(list(order).index(a) + 1 for a in rest)]
+        return self._squash(pooled.permute(there)).permute(back).unsqueeze(axis)
+
+    def _squash(self, pooled: Tensor) -> Tensor:
+        gate: Tensor = self.bn(self.conv(pooled)).sigmoid().squeeze(1)
+        return gate
+
+
+class Blend(nn.Module):
+    """x + alpha * (attention(x) - x) with a learnable alpha = 0: an exact identity at the start that still trains.
+
+    A saturated gate would have no gradient; alpha has one at once, and the attention from the first step on.
+
+    Args:
+        attention: any module that keeps the shape of its input.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blend features x (N, C, *spatial) with their attended form."""
+        blend: Tensor = x + self.alpha * (self.attention(x) - x)
+        return blend
