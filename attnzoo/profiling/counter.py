@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Cost:
         macs: multiply-accumulates of one forward pass (convolutions, matrix products, attention).
         flops: the same pass in the convention of `counter`.
         counter: "fvcore", "macs" or "torch".
-        input_size: (N, C, *spatial) of the input.
+        input_size: the sizes of the inputs, (N, C, *spatial) each.
     """
 
     params: int
@@ -50,15 +50,20 @@ class Cost:
     macs: int
     flops: int
     counter: Counter
-    input_size: tuple[int, ...]
+    input_size: tuple[tuple[int, ...], ...]
 
 
-def profile(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224), *, counter: Counter = "fvcore") -> Cost:
+def profile(
+    model: nn.Module,
+    input_size: Sequence[int] | Sequence[Sequence[int]] = (1, 3, 224, 224),
+    *,
+    counter: Counter = "fvcore",
+) -> Cost:
     """Parameters and FLOPs of a network or a module, in eval mode; the model itself is not touched.
 
     Args:
-        model: any module of one input.
-        input_size: (N, C, *spatial).
+        model: any module.
+        input_size: (N, C, *spatial), or one such size for each input.
         counter: the convention of `Cost.flops`.
 
     Raises:
@@ -69,7 +74,8 @@ def profile(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224), *, c
     """
     if counter not in COUNTERS:
         raise ValueError(f"counter {counter!r} must be one of {', '.join(COUNTERS)}")
-    size = tuple(input_size)
+    several = [tuple(one) for one in input_size if isinstance(one, Sequence)]
+    size = tuple(several) if several else (tuple(int(n) for n in cast(Sequence[int], input_size)),)
     parameters = list(model.parameters())
     tally = _Tally()
     # The fused fast path of nn.MultiheadAttention would hide its matrix products from the dispatcher.
@@ -78,10 +84,12 @@ def profile(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224), *, c
     try:
         ghost = _meta_copy(model).eval()
         with torch.no_grad(), _Pools(tally), tally:
-            ghost(torch.empty(size, device="meta"))
+            ghost(*(torch.empty(one, device="meta") for one in size))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"input size {size} cannot go through this {type(model).__name__}: {reason}") from error
+        raise ValueError(
+            f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: {reason}"
+        ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     flops = {"macs": tally.macs, "torch": 2 * tally.macs, "fvcore": tally.fvcore}[counter]

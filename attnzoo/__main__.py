@@ -1,0 +1,6 @@
+"""`python -m attnzoo`."""
+
+from attnzoo.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""A folder with one sub-folder of videos per class -> lists of videos, splits, and the clips that a model sees."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from attnzoo.emotion import audio, media, sampling
+from attnzoo.emotion.recipe import Audio, Clip, Data
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One usable video.
+
+    Attributes:
+        key: "class/file name", unique in its folder.
+        label: index of the class.
+        index: where its frames are.
+    """
+
+    key: str
+    label: int
+    index: media.Index
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to know of one file.
+
+    Attributes:
+        key: "class/file name".
+        kind: "unreadable" (skipped), "truncated" (its beginning is used), "short" (repeated to the window's length) or
+            "silent" (its sound is zeros).
+        detail: one line.
+    """
+
+    key: str
+    kind: str
+    detail: str
+
+
+KINDS = {
+    "unreadable": "skipped",
+    "truncated": "used as far as it goes",
+    "short": "repeated to the length of a window",
+    "silent": "its sound is zeros",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The videos of a folder and what was found in looking through it.
+
+    Attributes:
+        root: the folder.
+        classes: names of the sub-folders, sorted.
+        videos: the usable ones, sorted by key.
+        findings: the files that are not as they should be.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the keys and sizes of the usable videos."""
+        lines = [f"{video.key} {video.index.path.stat().st_size}\n" for video in self.videos]
+        return sha256("".join(lines).encode()).hexdigest()[:16]
+
+    def summary(self) -> str:
+        """One line that counts the videos and the findings."""
+        counts = [f"{sum(f.kind == kind for f in self.findings)} {kind} ({fate})" for kind, fate in KINDS.items()]
+        said = "; ".join(c for c in counts if not c.startswith("0 "))
+        return f"{self.root}: {len(self.videos)} videos of {len(self.classes)} classes" + (f"; {said}" if said else "")
+
+
+def read_folder(root: Path, frames: int, *, progress: Callable[[int, int], None] | None = None) -> Folder:
+    """Look through a folder with one sub-folder of video files per class.
+
+    Args:
+        root: the folder. Hidden files and folders are passed over.
+        frames: k, the length of a window; shorter videos are reported.
+        progress: called with the number of files looked at and of all.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no sub-folders, one class only, or a class without a usable video.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no data folder {root}; it must hold one sub-folder of videos per class")
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        what = f"has one class only ({names[0]})" if names else "is empty: no sub-folders"
+        raise ValueError(f"data folder {root} {what}; it must hold one sub-folder of videos per class, two or more")
+    paths = [
+        (label, path)
+        for label, name in enumerate(names)
+        for path in sorted((root / name).iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    videos, findings = [], []
+    with ThreadPoolExecutor(2) as pool:
+        for done, video in enumerate(pool.map(lambda p: _look(p[1], p[0], frames), paths), 1):
+            videos += [found for found in video if isinstance(found, Video)]
+            findings += [found for found in video if isinstance(found, Finding)]
+            if progress:
+                progress(done, len(paths))
+    usable = {video.label for video in videos}
+    for label, name in enumerate(names):
+        if label not in usable:
+            unreadable = [f.detail for f in findings if f.key.startswith(f"{name}/")]
+            why = f": {unreadable[0]}" if unreadable else ", it is empty"
+            raise ValueError(f"class folder {root / name} has no usable video{why}; add videos or take the folder away")
+    return Folder(root, tuple(names), tuple(videos), tuple(findings))
+
+
+def _look(path: Path, label: int, frames: int) -> list[Video | Finding]:
+    key = f"{path.parent.name}/{path.name}"
+    try:
+        index = media.read_index(path)
+    except ValueError as error:
+        return [Finding(key, "unreadable", str(error).removeprefix(f"{path}: "))]
+    found: list[Video | Finding] = [Video(key, label, index)]
+    count = len(index.pts)
+    if index.promised > count:
+        found.append(Finding(key, "truncated", f"{count} of the {index.promised} frames that it claims"))
+    if count < frames:
+        found.append(Finding(key, "short", f"{count} frames; a window is {frames}"))
+    if not index.sound:
+        found.append(Finding(key, "silent", "no sound track"))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Videos for training, for validation (carved from training) and for test."""
+
+    train: tuple[Video, ...]
+    val: tuple[Video, ...]
+    test: tuple[Video, ...]
+    protocol: str
+
+
+def split(folder: Folder, data: Data) -> Split:
+    """Divide videos at random, each class in the same proportion.
+
+    Args:
+        folder: the videos.
+        data: fractions and seed.
+
+    Raises:
+        ValueError: a class with too few videos for its share in each part.
+    """
+    rng = np.random.default_rng(data.split_seed)
+    parts: tuple[list[Video], list[Video], list[Video]] = ([], [], [])
+    for label, name in enumerate(folder.classes):
+        videos = [v for v in folder.videos if v.label == label]
+        order = rng.permutation(len(videos))
+        n_test = max(1, round(len(videos) * data.test_fraction))
+        n_val = max(1, round(len(videos) * data.val_fraction)) if data.val_fraction else 0
+        if n_test + n_val >= len(videos):
+            raise ValueError(
+                f"class {name!r} of {folder.root} has {len(videos)} usable videos, too few for training, "
+                f"{f'{n_val} for validation ' if n_val else ''}and {n_test} for test; add videos"
+            )
+        for part, chosen in zip(
+            parts, (order[n_test + n_val :], order[n_test : n_test + n_val], order[:n_test]), strict=True
+        ):
+            part.extend(videos[i] for i in sorted(chosen))
+    train, val, test = (tuple(part) for part in parts)
+    protocol = (
+        f"one random split by class: {len(train)} training, {len(val)} validation, {len(test)} test videos "
+        f"(split seed {data.split_seed})"
+    )
+    return Split(train, val, test, protocol)
+
+
+class Clips(Dataset[tuple[Tensor, Tensor, int]]):
+    """What the model sees of each video: frames (T, 3, k, size, size) and MFCC maps (T, 1, coefficients, width).
+
+    Args:
+        videos: the videos.
+        clip: segments, window and size.
+        sound: settings of the MFCC maps.
+        seed: None for evaluation (centred windows, centre crop); else windows, crop and flip are drawn from it, the
+            epoch and the video's number.
+    """
+
+    def __init__(self, videos: Sequence[Video], clip: Clip, sound: Audio, seed: int | None = None) -> None:
+        self.videos = videos
+        self.clip = clip
+        self.sound = sound
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        """Frames, sound and label of video `i`, or of (epoch, i) in training."""
+        epoch, i = item if isinstance(item, tuple) else (0, item)
+        video, clip = self.videos[i], self.clip
+        rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, i))
+        wanted = sampling.windows(len(video.index.pts), clip.segments, clip.frames, rng)
+        place = 0.5 if rng is None else rng.uniform()
+        frames = media.read_frames(video.index, wanted.reshape(-1).tolist(), clip.size, place)
+        if not len(frames):
+            raise ValueError(f"{video.index.path}: its frames can no longer be decoded")
+        if rng is not None and rng.uniform() < clip.flip:
+            frames = frames[:, :, ::-1]
+        pixels = torch.from_numpy(frames.astype(np.float32)).reshape(clip.segments, clip.frames, *frames.shape[1:])
+        pixels = (pixels / 255 - torch.tensor(clip.mean)) / torch.tensor(clip.std)
+        maps = sound_maps(video.index, clip, self.sound)
+        return pixels.permute(0, 4, 1, 2, 3), torch.from_numpy(maps).unsqueeze(1), video.label
+
+
+def sound_maps(index: media.Index, clip: Clip, sound: Audio) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """MFCC maps (T, coefficients, width) of a video, one per segment of the picture.
+
+    Args:
+        index: the video.
+        clip: for the number of segments.
+        sound: settings of the MFCC maps.
+    """
+    cepstra = audio.mfcc(
+        media.read_sound(index, sound.rate),
+        sound.rate,
+        coefficients=sound.coefficients,
+        mels=sound.mels,
+        window=sound.window,
+        hop=sound.hop,
+        preemphasis=sound.preemphasis,
+    )
+    return audio.segment_maps(cepstra, clip.segments, sound.width)
+
+
+class Epochs(Sampler[tuple[int, int]]):
+    """Videos as (epoch, i), in an order drawn from seed and epoch: a resumed training sees what it would have seen.
+
+    Args:
+        count: number of videos.
+        seed: of the order.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        yield from ((self.epoch, int(i)) for i in order)

@@ -1,0 +1,103 @@
+"""The audio-visual model: a 3D ResNet on each segment's frames, a 2D ResNet on its MFCC map, fused and classified."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from attnzoo.backbones import create_backbone
+from attnzoo.emotion.fusion import FUSIONS
+from attnzoo.emotion.recipe import Attention, Model, Stream
+from attnzoo.inject import attn_parameters
+
+
+class AudioVisualModel(nn.Module):
+    """Section 3.1 of the paper with the attention of your choice.
+
+    Args:
+        settings: backbones, attention, width, fusion.
+        classes: number of classes.
+        coefficients: rows of the MFCC maps.
+
+    Raises:
+        ValueError: an unknown backbone, or attention that does not fit it.
+    """
+
+    def __init__(self, settings: Model, classes: int, coefficients: int) -> None:
+        super().__init__()
+        self.visual = _backbone(settings.visual, settings.attn, "visual", in_channels=3)
+        # Cepstral coefficients differ in scale by orders of magnitude: each is normalised on its own.
+        self.sound_norm = nn.BatchNorm1d(coefficients)
+        self.audio = _backbone(settings.audio, settings.attn, "audio", in_channels=1)
+        self.project_visual = nn.Linear(_features(self.visual), settings.width)
+        self.project_audio = nn.Linear(_features(self.audio), settings.width)
+        self.fusion = FUSIONS[settings.fusion](settings.width)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier = nn.Linear(settings.width, classes)
+        self._frozen = [
+            *_freeze(self.visual, settings.visual.freeze),
+            *_freeze(self.audio, settings.audio.freeze),
+        ]
+
+    def forward(self, frames: Tensor, sound: Tensor) -> Tensor:
+        """Logits of each segment; their mean over the segments are those of the video.
+
+        Args:
+            frames: (B, T, 3, k, H, W), normalised.
+            sound: (B, T, 1, coefficients, width), MFCC maps.
+
+        Returns:
+            (B, T, classes).
+        """
+        segments = frames.shape[:2]
+        visual = self.project_visual(self.visual(frames.flatten(0, 1))).reshape(*segments, -1)
+        maps = self.sound_norm(sound.flatten(0, 2)).unsqueeze(1)
+        audio = self.project_audio(self.audio(maps)).reshape(*segments, -1)
+        logits: Tensor = self.classifier(self.dropout(self.fusion(visual, audio)))
+        return logits
+
+    def train(self, mode: bool = True) -> "AudioVisualModel":
+        """As nn.Module.train, but frozen parts stay in eval mode, or their running statistics would drift."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+
+def _backbone(stream: Stream, attn: Attention, name: str, in_channels: int) -> nn.Module:
+    wanted = attn.name != "none" and name in attn.streams
+    return create_backbone(
+        stream.backbone,
+        attn=attn.name if wanted else None,
+        stages=attn.stages,
+        site=attn.site,
+        identity=attn.identity,
+        attn_options=attn.options if wanted else None,
+        num_classes=0,
+        in_channels=in_channels,
+        pretrained=stream.pretrained,
+        weights=stream.weights,
+        **stream.options,
+    )
+
+
+def _features(backbone: nn.Module) -> int:
+    width = backbone.num_features
+    assert isinstance(width, int)
+    return width
+
+
+def _freeze(backbone: nn.Module, last: int | None) -> Iterator[nn.Module]:
+    """Stop training children 0 to `last`, but for attention in them; gives the modules to keep in eval mode."""
+    if last is None:
+        return
+    children = [child for _, child in backbone.named_children()]
+    if last >= len(children):
+        names = ", ".join(f"{i} {name}" for i, (name, _) in enumerate(backbone.named_children()))
+        raise ValueError(f"freeze={last} is beyond the last child of the backbone; it has {names}")
+    attention = {id(p) for p in attn_parameters(backbone)}
+    for child in children[: last + 1]:
+        for parameter in child.parameters():
+            parameter.requires_grad = id(parameter) in attention
+        for module in child.modules():
+            if all(id(p) not in attention for p in module.parameters()):
+                yield module

@@ -1,0 +1,54 @@
+"""Progress of a training on the terminal: a bar while it runs, one line for each epoch that is done."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Bar(pl.Callback):
+    """A bar over the steps of all epochs with the time remaining, and a line per epoch.
+
+    Args:
+        console: where it is shown; without a terminal behind it only the lines are.
+        title: what stands before each line.
+        epochs: how many there will be.
+    """
+
+    def __init__(self, console: Console, title: str, epochs: int) -> None:
+        self.console = console
+        self.title = title
+        self.epochs = epochs
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        self.bar = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        self.steps: TaskID = self.bar.add_task(title)
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.bar.update(self.steps, total=float(trainer.estimated_stepping_batches), completed=trainer.global_step)
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.bar.update(self.steps, completed=trainer.global_step)
+
+    def line(self, epoch: Mapping[str, float]) -> None:
+        """Print the figures of one epoch.
+
+        Args:
+            epoch: see `Outcome.history`.
+        """
+        val = f", validation {epoch['val_accuracy']:.1%}" if "val_accuracy" in epoch else ""
+        self.console.print(
+            f"{self.title} epoch {epoch['epoch']:.0f}/{self.epochs}: loss {epoch['loss']:.3f}, "
+            f"training accuracy {epoch['train_accuracy']:.1%}{val} ({epoch['seconds']:.0f} s)",
+            highlight=False,
+        )
+
+    def on_train_end(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.bar.stop()

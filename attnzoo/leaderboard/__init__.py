@@ -1,0 +1,1 @@
+"""Recipes -> runs -> results store -> statistics -> report page."""

@@ -1,0 +1,61 @@
+"""Videos that several tests share, and small videos with known content."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from attnzoo.emotion.synth import synthesise
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic videos: three classes of six, 1.5 s each."""
+    root = tmp_path_factory.mktemp("videos") / "synth"
+    return synthesise(root, classes=("calm", "glad", "cross"), per_class=6, seconds=1.5, width=96, height=64)
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """A function that encodes a video whose frame i is uniformly grey 8 * i + 20, with a click in its sound."""
+
+    def write(
+        path: Path,
+        *,
+        frames: int = 24,
+        fps: int = 10,
+        size: tuple[int, int] = (64, 48),
+        click: float | None = 1.0,
+        rate: int = 16000,
+        codec: str = "libx264",
+        options: dict[str, str] | None = None,
+        first_pts: int = 0,
+        draw: Callable[[int], np.ndarray] | None = None,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w", options=options or {}) as container:
+            stream = container.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            sound = container.add_stream("aac", rate=rate) if click is not None else None
+            for i in range(frames):
+                grey = np.full((size[1], size[0], 3), min(8 * i + 20, 250), np.uint8) if draw is None else draw(i)
+                frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format="yuv420p")
+                frame.pts = i + first_pts
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+            if sound is not None and click is not None:
+                samples = np.zeros((1, int(frames / fps * rate)), np.float32)
+                at = int(click * rate)
+                samples[0, at : at + rate // 50] = 0.9
+                block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+                block.sample_rate, block.pts = rate, 0
+                container.mux(sound.encode(block))
+                container.mux(sound.encode())
+        return path
+
+    return write

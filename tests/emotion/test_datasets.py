@@ -1,0 +1,105 @@
+"""Folders of real files: what is used, what is skipped, how they are divided and what the model is shown."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnzoo.emotion.datasets import Clips, Epochs, read_folder, split
+from attnzoo.emotion.recipe import Audio, Clip, Data
+
+CLIP, SOUND = Clip(segments=2, frames=4, size=32), Audio(coefficients=12, mels=24, width=16)
+
+
+@pytest.fixture
+def damaged(videos: Path, tmp_path: Path, write_video: Callable[..., Path]) -> Path:
+    """The synthetic videos with one of each defect among them."""
+    root = tmp_path / "damaged"
+    shutil.copytree(videos, root)
+    (root / "calm" / "text.mp4").write_text("this is no video")
+    (root / "calm" / ".DS_Store").write_text("hidden, to be passed over")
+    whole = write_video(tmp_path / "whole.mp4", options={"movflags": "+faststart"}, size=(320, 240))
+    (root / "glad" / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    write_video(root / "cross" / "short.mp4", frames=2, click=0.0)
+    write_video(root / "cross" / "silent.mp4", click=None)
+    return root
+
+
+def test_defects_are_listed_counted_and_skipped_or_padded(damaged: Path) -> None:
+    folder = read_folder(damaged, CLIP.frames)
+    assert {(f.kind, f.key) for f in folder.findings} == {
+        ("unreadable", "calm/text.mp4"),
+        ("truncated", "glad/cut.mp4"),
+        ("short", "cross/short.mp4"),
+        ("silent", "cross/silent.mp4"),
+    }
+    assert len(folder.videos) == 18 + 3  # all but the unreadable one
+    for kind in ("unreadable", "truncated", "short", "silent"):
+        assert f"1 {kind}" in folder.summary()
+    by_key = {v.key: v for v in folder.videos}
+    for key in ("glad/cut.mp4", "cross/short.mp4", "cross/silent.mp4"):
+        frames, sound, _ = Clips([by_key[key]], CLIP, SOUND, seed=0)[0]
+        assert frames.shape == (2, 3, 4, 32, 32)
+        assert sound.shape == (2, 1, 12, 16)
+        assert frames.isfinite().all()
+        assert sound.any() == (key == "cross/short.mp4")  # the cut one was cut before its sound
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    with pytest.raises(FileNotFoundError, match="no data folder"):
+        read_folder(tmp_path / "nowhere", 8)
+    with pytest.raises(ValueError, match="is empty"):
+        read_folder(tmp_path, 8)
+    write_video(tmp_path / "only" / "a.mp4")
+    with pytest.raises(ValueError, match="one class only"):
+        read_folder(tmp_path, 8)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="other has no usable video, it is empty"):
+        read_folder(tmp_path, 8)
+    (tmp_path / "other" / "bad.mkv").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"other has no usable video: .*readable"):
+        read_folder(tmp_path, 8)
+    write_video(tmp_path / "other" / "b.mp4")
+    with pytest.raises(ValueError, match=r"'only' .* has 1 usable videos, too few"):
+        split(read_folder(tmp_path, 8), Data(test_fraction=0.5))
+
+
+def test_the_split_is_a_stratified_partition_that_depends_on_its_seed_alone(videos: Path) -> None:
+    folder = read_folder(videos, CLIP.frames)
+    data = Data(test_fraction=1 / 3, val_fraction=0.2, split_seed=3)
+    parts = split(folder, data)
+    keys = [[v.key for v in part] for part in (parts.train, parts.val, parts.test)]
+    assert sorted(keys[0] + keys[1] + keys[2]) == [v.key for v in folder.videos]
+    for part, per_class in zip((parts.train, parts.val, parts.test), (3, 1, 2), strict=True):
+        assert [sum(v.label == label for v in part) for label in range(3)] == [per_class] * 3
+    assert split(read_folder(videos, CLIP.frames), data) == parts
+    assert split(folder, data.model_copy(update={"split_seed": 4})).test != parts.test
+
+
+def test_clips_are_drawn_from_seed_epoch_and_video_alone(videos: Path) -> None:
+    folder = read_folder(videos, CLIP.frames)
+    drawn = Clips(folder.videos, CLIP, SOUND, seed=1)
+    again = Clips(folder.videos, CLIP, SOUND, seed=1)
+    assert torch.equal(drawn[(2, 5)][0], again[(2, 5)][0])
+    assert not torch.equal(drawn[(2, 5)][0], drawn[(3, 5)][0])
+    assert not torch.equal(drawn[(2, 5)][0], Clips(folder.videos, CLIP, SOUND, seed=2)[(2, 5)][0])
+    fixed = Clips(folder.videos, CLIP, SOUND)
+    assert torch.equal(fixed[5][0], fixed[5][0])
+    frames, sound, label = fixed[5]
+    assert frames.dtype == sound.dtype == torch.float32
+    assert -1 <= frames.min() < 0 < frames.max() <= 1
+    assert folder.classes[label] == folder.videos[5].key.split("/")[0]
+
+
+def test_the_order_is_drawn_from_seed_and_epoch_alone() -> None:
+    order = Epochs(10, seed=1)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    assert sorted(i for _, i in first) == sorted(i for _, i in second) == list(range(10))
+    assert [i for _, i in first] != [i for _, i in second]
+    resumed = Epochs(10, seed=1)
+    resumed.set_epoch(1)
+    assert list(resumed) == second

@@ -1,0 +1,101 @@
+"""Decoding against videos whose content is known frame by frame."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnzoo.emotion import media, sampling
+
+Write = Callable[..., Path]
+
+
+def grey(frames: np.ndarray) -> list[int]:
+    """The number i of each frame, from its grey level 8 * i + 20."""
+    return [round((float(f.mean()) - 20) / 8) for f in frames]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "mov", "avi"])
+def test_frames_are_those_asked_for_in_any_container(write_video: Write, tmp_path: Path, container: str) -> None:
+    codec = "mpeg4" if container == "avi" else "libx264"
+    index = media.read_index(write_video(tmp_path / f"a.{container}", codec=codec))
+    assert len(index.pts) == 24
+    wanted = [0, 23, 7, 8, 7]
+    frames = media.read_frames(index, wanted, 32)
+    assert frames.shape == (5, 32, 32, 3)
+    assert grey(frames) == wanted
+
+
+def test_long_gop_and_b_frames(write_video: Write, tmp_path: Path) -> None:
+    index = media.read_index(write_video(tmp_path / "a.mp4", frames=28, options={"movflags": "+faststart"}))
+    assert grey(media.read_frames(index, list(range(28)), 16)) == list(range(28))
+
+
+def test_time_starts_with_the_first_frame(write_video: Write, tmp_path: Path) -> None:
+    late = media.read_index(write_video(tmp_path / "late.mkv", first_pts=5, click=1.5))
+    assert late.start == pytest.approx(0.5)
+    assert late.seconds == pytest.approx(2.4)
+    assert grey(media.read_frames(late, [0, 10], 16)) == [0, 10]
+    # The click sounds at 1.5 s of the file, so 1.0 s after the first frame.
+    sound = media.read_sound(late, 8000)
+    assert len(sound) == round(late.seconds * 8000)
+    assert abs(int(np.abs(sound).argmax()) / 8000 - 1.0) < 0.05
+
+
+def test_short_side_is_scaled_and_a_square_cut_along_the_long_side(write_video: Write, tmp_path: Path) -> None:
+    def left_half_white(_: int) -> np.ndarray:
+        picture = np.zeros((48, 96, 3), np.uint8)
+        picture[:, :48] = 255
+        return picture
+
+    index = media.read_index(write_video(tmp_path / "a.mp4", size=(96, 48), draw=left_half_white))
+    left, middle, right = (media.read_frames(index, [3], 24, place)[0].mean() for place in (0.0, 0.5, 1.0))
+    assert left > 245
+    assert right < 10
+    assert middle == pytest.approx(127, abs=8)
+
+
+def test_a_video_without_sound_gives_zeros_of_its_length(write_video: Write, tmp_path: Path) -> None:
+    index = media.read_index(write_video(tmp_path / "a.mp4", click=None))
+    assert not index.sound
+    sound = media.read_sound(index, 16000)
+    assert sound.shape == (38400,)
+    assert not sound.any()
+
+
+def test_a_truncated_file_gives_the_frames_before_the_cut(write_video: Write, tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "a.mp4", options={"movflags": "+faststart"}, size=(320, 240))
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    index = media.read_index(cut)
+    assert 0 < len(index.pts) < index.promised == 24
+    assert grey(media.read_frames(index, [0, 2], 16)) == [0, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all\n" * 50, b"\0" * 4096])
+def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.mp4: ") as error:
+        media.read_index(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("frames", "segments", "length"), [(100, 4, 8), (97, 3, 16), (30, 4, 8), (5, 2, 8), (1, 3, 4)])
+def test_windows(frames: int, segments: int, length: int) -> None:
+    centred = sampling.windows(frames, segments, length)
+    drawn = [sampling.windows(frames, segments, length, np.random.default_rng(seed)) for seed in range(200)]
+    for windows in (centred, *drawn):
+        assert windows.shape == (segments, length)
+        assert windows.min() >= 0
+        assert windows.max() < frames
+        assert (np.diff(windows) % frames == 1 % frames).all()
+    if frames >= segments * length:
+        middles = centred.mean(1) + 0.5
+        assert np.abs(middles - (np.arange(segments) + 0.5) * frames / segments).max() <= 1
+        starts = np.stack([w[:, 0] for w in drawn])
+        for i in range(segments):
+            low, high = int(i * frames / segments), int((i + 1) * frames / segments) - length
+            # Every start from the segment's first to its last possible one is drawn.
+            assert set(range(low, high)) <= set(starts[:, i].tolist()) <= set(range(low, high + 2))

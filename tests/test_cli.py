@@ -1,0 +1,198 @@
+"""The command line as a user meets it: what it prints, and one clear line with status 2 for bad input."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnzoo import cli
+
+TINY = """
+name: tiny
+data: {test_fraction: 0.34, val_fraction: 0}
+clip: {segments: 2, frames: 4, size: 32}
+audio: {coefficients: 12, mels: 24, width: 16}
+model:
+  visual: {backbone: resnet3d/10, options: {widen_factor: 0.125, stem_size: 3}}
+  audio: {backbone: timm/resnet10t}
+  width: 16
+training: {epochs: 2, batch: 6, lr: 1.0e-3, workers: 0}
+grid:
+  attn: [none, {name: se, options: {reduction: 4}}]
+  seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def attnzoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(cli.console, "width", 200)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attnzoo", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def refused(result: tuple[int, str, str], *parts: str) -> None:
+    status, _, err = result
+    assert status == 2
+    assert err.count("\n") == 1, err
+    assert err.startswith("attnzoo: ")
+    for part in parts:
+        assert part in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("profile timm/resnet18 --attn see", ["no attention module is called 'see'", "did you mean se"]),
+        ("profile timm/resnet18 --attn mpe:group=2", ["mpe has no option 'group'", "did you mean groups"]),
+        ("profile timm/resnet10x", ["no backbone timm/resnet10x", "timm/resnet101"]),
+        ("profile resnet18", ["backbone 'resnet18' must be one of timm/NAME"]),
+        ("profile timm/resnet18 --attn se --stages 5", ["stage 5 is not in this ResNet", "1, 2, 3, 4"]),
+        ("profile timm/resnet18 --attn se --site inside", ["site 'inside' must be one of out, mid, conv, stage"]),
+        ("profile timm/resnet18 --attn mpe:groups=7", ["channels=64 is not divisible by groups=7", "1, 2, 4, 8"]),
+        ("profile timm/resnet18 --attn se --input-size 1 3 8 32 32", ["input size (1, 3, 8, 32, 32)"]),
+        ("profile timm/resnet18 --counter flops", ["counter 'flops' must be one of fvcore"]),
+        ("train nosuch.yaml", ["there is no recipe nosuch.yaml", "demo.yaml"]),
+        ("data check nowhere", ["there is no data folder nowhere"]),
+        ("data synth out --without smell", ["no cue 'smell'", "micro"]),
+        ("predict no.pt clip.mp4", ["there is no video clip.mp4"]),
+        ("leaderboard show --store no.sqlite", ["no.sqlite", "attnzoo leaderboard run"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    attnzoo: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(attnzoo(*arguments.split()), *parts)
+
+
+def test_bad_data_recipes_and_checkpoints_are_one_line_and_status_2(
+    attnzoo: Callable[..., tuple[int, str, str]], tiny: Path, tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    empty, one = tmp_path / "empty", tmp_path / "one"
+    empty.mkdir()
+    clip = write_video(one / "only" / "a.mp4")
+    refused(attnzoo("train", tiny), "names no data", "--data DIR")
+    refused(attnzoo("train", tiny, "--data", empty), "is empty")
+    refused(attnzoo("train", tiny, "--data", one), "one class only (only)")
+    refused(attnzoo("train", tiny, "--data", one, "--set", "training.epoch=3"), "training.epoch", "did you mean epochs")
+    refused(attnzoo("train", tiny, "--data", one, "--attn", "mpe:groups"), "'groups' is not KEY=VALUE")
+    torch.save({"state_dict": torch.nn.Linear(2, 2).state_dict()}, tmp_path / "other.pt")
+    refused(attnzoo("predict", tmp_path / "other.pt", clip), "is not a checkpoint of attnzoo's emotion model")
+    (tmp_path / "text.sqlite").write_text("no database" * 100)
+    refused(attnzoo("leaderboard", "show", "--store", tmp_path / "text.sqlite"), "text.sqlite")
+
+
+def test_data_check_lists_every_defect(
+    attnzoo: Callable[..., tuple[int, str, str]], tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    root = tmp_path / "data"
+    write_video(root / "a" / "good.mp4")
+    write_video(root / "b" / "good.mp4")
+    status, out, _ = attnzoo("data", "check", root)
+    assert (status, out) == (0, f"{root}: 2 videos of 2 classes\n")
+    (root / "b" / "text.mp4").write_text("no video")
+    write_video(root / "b" / "[silent].mp4", click=None)
+    write_video(root / "b" / "short.mp4", frames=3, click=0.1)
+    status, out, _ = attnzoo("data", "check", root)
+    assert status == 2
+    assert "1 unreadable (skipped)" in out
+    lines = out.splitlines()
+    assert [line.split(": ")[:2] for line in lines[1:]] == [
+        ["silent", "b/[silent].mp4"],
+        ["short", "b/short.mp4"],
+        ["unreadable", "b/text.mp4"],
+    ]
+
+
+def test_debug_shows_the_traceback() -> None:
+    command = [sys.executable, "-m", "attnzoo", "profile", "nothing"]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert plain.stderr.count("\n") == 1
+    assert "Traceback" in debug.stderr
+
+
+def test_profile_prints_the_networks_beside_the_plain_one(attnzoo: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, _ = attnzoo("profile", "timm/resnet50", "--attn", "se", "mpe:groups=16", "--counter", "torch")
+    assert status == 0
+    assert "25.557" in out  # the published size of ResNet-50, M
+    assert "28.072" in out  # and of SE-ResNet-50 without biases
+    assert "mpe:groups=16" in out
+
+
+def test_train_leaderboard_evaluate_predict(
+    attnzoo: Callable[..., tuple[int, str, str]],
+    videos: Path,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / "runs" / "leaderboard.sqlite"
+    status, out, err = attnzoo("leaderboard", "run", tiny, "--data", videos)
+    assert status == 0, err
+    assert out.count("test accuracy") == 4
+    status, out, _ = attnzoo("leaderboard", "run", tiny, "--data", videos)
+    assert (status, out.count("finished before"), out.count("test accuracy")) == (0, 4, 0)
+
+    # One run is taken out of the store: it alone is stored again, from its checkpoint.
+    with sqlite3.connect(store) as database:
+        (victim,) = database.execute("select id from runs where attn = 'se' and seed = 1").fetchone()
+        database.execute("delete from runs where id = ?", (victim,))
+    database.close()
+    status, out, _ = attnzoo("leaderboard", "run", tiny, "--data", videos)
+    assert (status, out.count("finished before"), out.count("test accuracy")) == (0, 3, 1)
+
+    status, out, _ = attnzoo("leaderboard", "show")
+    assert status == 0
+    assert "none" in out
+    assert "se" in out
+    status, out, _ = attnzoo("leaderboard", "report", "--output", "page.html")
+    assert status == 0
+    assert "tiny" in (tmp_path / "page.html").read_text()
+
+    status, out, _ = attnzoo("train", tiny, "--data", videos, "--attn", "se", "--seed", "0", "--out", "single")
+    assert status == 0
+    assert "chance 33.3%" in out
+    status, out, _ = attnzoo("evaluate", "single/model.pt", "--json")
+    report = json.loads(out)
+    assert status == 0
+    with sqlite3.connect(store) as database:
+        (accuracy,) = database.execute("select accuracy from runs where attn = 'se' and seed = 0").fetchone()
+    database.close()
+    assert report["accuracy"] == accuracy  # `train` and the leaderboard train the same model
+    status, out, _ = attnzoo("evaluate", "single/model.pt")
+    assert status == 0
+    assert "recall" in out
+    status, out, _ = attnzoo("predict", "single/model.pt", next((videos / "calm").glob("*.mp4")), "--json")
+    assert status == 0
+    assert set(json.loads(out)[0]["probabilities"]) == {"calm", "cross", "glad"}

@@ -1,0 +1,63 @@
+"""Errors of hand-written recipes name the file, the line, the field and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from attnzoo.leaderboard.recipe import LeaderboardRecipe
+from attnzoo.recipes import find, load
+
+SHIPPED = sorted((Path(__file__).parents[1] / "zoo_configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
+    recipe = load(path.stem, LeaderboardRecipe)
+    assert find(path.name).read_bytes() == path.read_bytes()
+    assert len({(r.model.attn.title, r.training.seed) for r in recipe.runs()}) == len(list(recipe.runs()))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "name: a\ntraining:\n  epochs: 3\n  epoch: 4\n",
+            r"r\.yaml:4: training\.epoch is not a field; did you mean epochs",
+        ),
+        ("name: a\ntraining:\n  lr: fast\n", r"r\.yaml:3: training\.lr = 'fast': input should be a valid number"),
+        ("name: a\nclip: {size: 4}\n", r"r\.yaml:2: clip\.size = 4: input should be greater than or equal to 16"),
+        ("clip: {size: 32}\n", r"r\.yaml:1: name is missing"),
+        (
+            "name: a\ngrid:\n  attn: [se, sse]\n",
+            r"r\.yaml:3: grid\.attn\.1.*no attention module is called 'sse'; did you mean",
+        ),
+        (
+            "name: a\nmodel:\n  attn: {name: mpe, options: {group: 2}}\n",
+            r"r\.yaml:3: model\.attn.*no option 'group'; did you",
+        ),
+        ("name: a\ngrid:\n  attn: [se, se]\n", r"r\.yaml:3: grid\.attn.*two entries are called se"),
+        ("name: a\nmodel:\n  visual: {backbon: x}\n", r"model\.visual\.backbon is not a field; did you mean backbone"),
+        ("name: [a\n", r"r\.yaml:2: not YAML"),
+        ("- a\n", r"r\.yaml: a recipe is a mapping with the fields name, data"),
+    ],
+)
+def test_errors_of_recipes(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load(path, LeaderboardRecipe)
+    assert "\n" not in str(error.value)
+
+
+def test_changes_take_the_place_of_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: a\ntraining: {epochs: 3}\n")
+    recipe = load(path, LeaderboardRecipe, {"training.epochs": 5, "model.attn": "se", "data.root": "somewhere"})
+    assert (recipe.training.epochs, recipe.model.attn.name, recipe.data.root) == (5, "se", Path("somewhere"))
+    with pytest.raises(ValueError, match=r"training\.epohcs is not a field"):
+        load(path, LeaderboardRecipe, {"training.epohcs": 5})
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no recipe dem.yaml; .*demo\.yaml"):
+        find("dem.yaml")
