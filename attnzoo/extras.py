@@ -1,25 +1,20 @@
-"""Packages that only some parts need, imported when they are used."""
+"""Packages that only some parts of attnzoo need, and the extra that brings them."""
 
-import importlib
-from typing import Any
+from importlib.util import find_spec
 
 
-def require(package: str, extra: str) -> Any:
-    """Import a package that an extra of attnzoo brings.
+def need(extra: str, *packages: str) -> None:
+    """Say what to install if a part of attnzoo is imported without the packages that it stands on.
 
     Args:
-        package: the name to import.
-        extra: the extra, as in attnzoo[emotion].
+        extra: of attnzoo, as in attnzoo[emotion].
+        packages: that the part imports.
 
     Raises:
-        ImportError: it is not installed; one line with the command that installs it.
+        ImportError: one is not installed; one line with the command that installs it.
 
-    >>> require("math", "emotion").sqrt(4)
-    2.0
+    >>> need("emotion", "math")
     """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        if error.name and error.name.partition(".")[0] != package.partition(".")[0]:
-            raise  # it is installed, but something that it needs is not
-        raise ImportError(f'this needs {package}; install it with: pip install "attnzoo[{extra}]"') from None
+    for package in packages:
+        if find_spec(package) is None:
+            raise ImportError(f'this needs {package}; install it with: pip install "attnzoo[{extra}]"')

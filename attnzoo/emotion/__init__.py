@@ -3,3 +3,7 @@
 One clip's way: `datasets` finds the file, `media` decodes frames and sound, `sampling` says which frames, `audio` turns
 sound into MFCC maps, `model` classifies, `training` fits and evaluates. The recipe that holds all settings is `recipe`.
 """
+
+from attnzoo.extras import need
+
+need("emotion", "lightning", "torchmetrics", "av", "librosa")

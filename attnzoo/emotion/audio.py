@@ -1,9 +1,8 @@
 """Sound -> MFCC maps, one per segment, lined up with the frames (section 3.1 of the paper)."""
 
+import librosa
 import numpy as np
 from numpy.typing import NDArray
-
-from attnzoo.extras import require
 
 
 def mfcc(
@@ -35,11 +34,10 @@ def mfcc(
     >>> mfcc(np.ones(16000, np.float32), 16000).shape
     (32, 101)
     """
-    librosa = require("librosa", "emotion")
     frame, step = round(window * rate), round(hop * rate)
     if not sound.any():
         return np.zeros((coefficients, len(sound) // step + 1), np.float32)
-    emphasised = librosa.effects.preemphasis(sound, coef=preemphasis)
+    emphasised = np.append(sound[:1], sound[1:] - np.float32(preemphasis) * sound[:-1])
     cepstra: NDArray[np.float32] = librosa.feature.mfcc(
         y=emphasised,
         sr=rate,
@@ -65,7 +63,7 @@ def segment_maps(cepstra: NDArray[np.float32], segments: int, width: int) -> NDA
         (T, coefficients, width).
 
     >>> segment_maps(np.arange(8, dtype=np.float32)[None], 2, 2)[:, 0].tolist()
-    [[1.25, 3.0], [4.75, 6.5]]
+    [[0.875, 2.625], [4.375, 6.125]]
     """
     total = cepstra.shape[1]
     # The middles of T * width equal parts of the video, in units of frames; the first and last frame are its ends.

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
-
-from attnzoo.extras import require
 
 # Pictures and text that FFmpeg would otherwise play as a video of one frame.
 _NOT_VIDEO = ("image2", "tty", "png_pipe", "jpeg_pipe", "bmp_pipe", "gif_pipe", "webp_pipe", "svg_pipe")
@@ -57,7 +56,6 @@ def read_index(path: Path) -> Index:
     Raises:
         ValueError: not a video, or nothing in it can be decoded; one line with the reason.
     """
-    av = require("av", "emotion")
     try:
         with av.open(str(path)) as container:
             if container.format.name in _NOT_VIDEO or not container.streams.video:
@@ -79,7 +77,6 @@ def read_index(path: Path) -> Index:
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     """The packets of a stream, as far as they can be read: a truncated file ends early."""
-    av = require("av", "emotion")
     try:
         yield from container.demux(stream)
     except av.error.FFmpegError:
@@ -102,7 +99,6 @@ def read_frames(index: Index, wanted: Sequence[int], size: int, place: float = 0
     Raises:
         ValueError: the file can no longer be opened.
     """
-    av = require("av", "emotion")
     needed = {index.pts[i]: i for i in wanted}
     last = max(needed)
     found: dict[int, NDArray[np.uint8]] = {}
@@ -146,7 +142,6 @@ def read_sound(index: Index, rate: int) -> NDArray[np.float32]:
     Returns:
         (samples,) from -1 to 1, as long as the picture; zeros where there is no sound.
     """
-    av = require("av", "emotion")
     track = np.zeros(round(index.seconds * rate), np.float32)
     if not index.sound:
         return track

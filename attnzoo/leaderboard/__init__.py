@@ -1,1 +1,5 @@
 """Recipes -> runs -> results store -> statistics -> report page."""
+
+from attnzoo.extras import need
+
+need("leaderboard", "sqlalchemy", "scipy", "jinja2", "plotly")

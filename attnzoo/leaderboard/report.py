@@ -9,11 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+from plotly.offline import get_plotlyjs
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from attnzoo.extras import require
 from attnzoo.leaderboard.stats import Row, comparable, summarise
 from attnzoo.leaderboard.store import Run
 
@@ -82,7 +83,7 @@ def write_page(runs: Sequence[Run], path: str | Path, *, baseline: str = "none")
     """
     rows, used = summarise(runs, baseline), comparable(runs)
     counted = {run.id for run in used}
-    environment = require("jinja2", "leaderboard").Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = resources.files("attnzoo.leaderboard").joinpath("page.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         board=runs[0].board,
@@ -95,7 +96,7 @@ def write_page(runs: Sequence[Run], path: str | Path, *, baseline: str = "none")
         classes=used[0].classes,
         runs=[(run, run.id in counted) for run in sorted(runs, key=lambda run: (run.attn, run.seed, run.finished))],
         percent=_percent,
-        plotly=require("plotly.offline", "leaderboard").get_plotlyjs(),
+        plotly=get_plotlyjs(),
     )
     return _write(Path(path), page)
 

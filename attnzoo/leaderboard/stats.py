@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
-from attnzoo.extras import require
 from attnzoo.leaderboard.store import Run
 
 Verdict = Literal["baseline", "better", "worse", "inside the noise", "one run only", "no baseline"]
@@ -93,8 +93,9 @@ def summarise(runs: Sequence[Run], baseline: str = "none") -> list[Row]:
 def comparable(runs: Sequence[Run]) -> list[Run]:
     """The runs that may stand in one table: with the settings, data, protocol and classes of the newest run.
 
-    Settings are the recipe but for attention and seed; the runs of one attention have the options of its newest run. Of
-    several runs of one attention and seed (of an older commit, say) it is the newest, so that nobody picks the luckiest.
+    Settings are the recipe but for attention and seed; the runs of one attention have the options of its newest run.
+    Of several runs of one attention and seed (of an older commit, say) it is the newest, so that nobody picks the
+    luckiest.
 
     Args:
         runs: of one board.
@@ -196,4 +197,4 @@ def _paired_p(runs: list[Run], base: list[Run]) -> float | None:
     # Equal differences, common on a small test set, have no spread to test against; subtracting leaves rounding errors.
     if len(pairs) < 2 or all(math.isclose(a, b, abs_tol=1e-12) for a, b in itertools.pairwise(differences)):
         return None
-    return float(require("scipy.stats", "leaderboard").ttest_1samp(differences, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)

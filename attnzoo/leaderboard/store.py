@@ -5,14 +5,9 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from attnzoo.extras import require
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-else:
-    sa = require("sqlalchemy", "leaderboard")
+import sqlalchemy as sa
 
 SCHEMA = 1
 BUSY_SECONDS = 60.0  # how long a process waits for the others that write into the same SQLite file
