@@ -1,7 +1,11 @@
 # `make demo` and `make test` work on a fresh clone: each makes .venv first, from git, make and Python 3.11 or newer alone.
 PYTHON ?= python3
 BIN := .venv/bin
+# A folder of your own videos for the demo, one sub-folder a class; synthetic ones by default.
 DATA ?=
+OUT := demo/$(if $(DATA),own-$(shell printf %s "$(DATA)" | cksum | cut -d ' ' -f 1),synthetic)
+VIDEOS := $(if $(DATA),$(DATA),demo/videos)
+STORE := --store $(OUT)/leaderboard.sqlite
 
 .PHONY: venv demo test lint bench
 
@@ -10,19 +14,24 @@ venv: .venv/installed
 .venv/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "attnzoo needs Python 3.11 or newer, %s is %s; make PYTHON=/path/to/python3.11" % (sys.executable, sys.version.split()[0]))'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "installing attnzoo with its extras into .venv (torch is a few GB) ..."
-	$(BIN)/python -m pip install --quiet --progress-bar on --editable ".[emotion,leaderboard,bench,dev]"
+	@echo "installing attnzoo and what it needs into .venv; torch alone is some GB ..."
+	$(BIN)/python -m pip install --quiet --editable ".[emotion,leaderboard,bench,dev]"
 	@touch $@
 
 demo: venv
-	$(BIN)/attnzoo demo $(if $(DATA),--data "$(DATA)")
+	$(BIN)/attnzoo profile timm/resnet101 --attn se cbam ca sa mpe
+	$(if $(DATA),,$(BIN)/attnzoo data synth $(VIDEOS))
+	$(BIN)/attnzoo leaderboard run demo --data "$(VIDEOS)" --out $(OUT) $(STORE)
+	$(BIN)/attnzoo leaderboard show $(STORE)
+	$(BIN)/attnzoo predict "$$(ls -t $(OUT)/demo/mpe-seed0-*/model.pt | head -n 1)" tests/data/bigbuckbunny.mp4
+	$(BIN)/attnzoo leaderboard report $(STORE) --output $(OUT)/leaderboard.html
 
 test: venv
 	$(BIN)/python -m pytest
 
 lint: venv
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: venv
