@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnzoo.emotion import synth
+from attnzoo.emotion.puppet import SAMPLE_RATE, Puppet
 from attnzoo.emotion.synth import CUES, EKMAN, cue_table, synthesise
 
 PER_CLASS, FOLDS = 24, 3
@@ -51,17 +51,17 @@ def test_clips_are_h264_and_aac_of_the_asked_length(task: Path) -> None:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, video.codec_context.pix_fmt, video.average_rate) == ("h264", "yuv420p", 16)
         assert (video.width, video.height) == (96, 72)
-        assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", synth.SAMPLE_RATE, 1)
+        assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", SAMPLE_RATE, 1)
         assert video.duration * video.time_base == audio.duration * audio.time_base == 2.5
     assert len(pictures(task / clips[0])) == 40
 
 
 def test_sound_and_picture_start_together(task: Path) -> None:
-    clip = synth._Clip(task / "joy" / "joy_0001.mp4", cue_table()["joy"], 40, 16, 96, 72, (0, EKMAN.index("joy"), 1))
-    drawn = np.stack(list(synth._pictures(clip))).astype(float)
-    assert np.abs(pictures(clip.path) - drawn).mean() < 10
-    played = synth._sound(clip)
-    assert np.corrcoef(sound(clip.path)[: len(played)], played)[0, 1] > 0.8
+    puppet = Puppet(cue_table()["joy"], 40, 16, 96, 72, (0, EKMAN.index("joy"), 1))
+    drawn = np.stack(list(puppet.pictures())).astype(float)
+    assert np.abs(pictures(task / "joy" / "joy_0001.mp4") - drawn).mean() < 10
+    played = puppet.sound()
+    assert np.corrcoef(sound(task / "joy" / "joy_0001.mp4")[: len(played)], played)[0, 1] > 0.8
 
 
 def test_same_arguments_same_bytes_however_many_workers(tmp_path: Path) -> None:
@@ -124,14 +124,14 @@ def test_an_unused_cue_is_a_coin_and_changes_nothing_else(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("cue", ["micro", "meso", "macro"])
 def test_a_picture_cue_is_a_motion_within_its_boxes(cue: str) -> None:
-    off = synth._Clip(Path("joy/joy_0000.mp4"), dict.fromkeys(CUES, False), 20, 16, 128, 96, (0, 0, 0))
+    off = Puppet(dict.fromkeys(CUES, False), 20, 16, 128, 96, (0, 0, 0))
     on = replace(off, cues={**off.cues, cue: True})
-    change = np.stack(list(synth._pictures(on))).astype(int) - np.stack(list(synth._pictures(off)))
+    change = np.stack(list(on.pictures())).astype(int) - np.stack(list(off.pictures()))
     assert not change[0].any()  # a single frame tells nothing
     assert np.abs(change).max() > 60
     parts = {"micro": ["patch"], "meso": ["face", "patch"], "macro": ["left_arm", "right_arm"]}[cue]
     for part in parts:
-        left, top, right, bottom = np.array(on.truth()["boxes"][part]) * (128, 96, 128, 96)
+        left, top, right, bottom = np.array(on.look().boxes()[part]) * (128, 96, 128, 96)
         # a pixel more on every side for the antialiasing
         change[:, max(0, int(top) - 1) : int(bottom) + 2, max(0, int(left) - 1) : int(right) + 2] = 0
     assert not change.any()
@@ -184,7 +184,7 @@ def picture_features(path: Path) -> np.ndarray:
 def sound_features(path: Path) -> np.ndarray:
     """Mean and spread of the MFCC, and the autocorrelation of the loudness over time."""
     wave = sound(path)
-    mfcc = librosa.feature.mfcc(y=wave, sr=synth.SAMPLE_RATE, n_mfcc=20, n_fft=400, hop_length=160, n_mels=40)
+    mfcc = librosa.feature.mfcc(y=wave, sr=SAMPLE_RATE, n_mfcc=20, n_fft=400, hop_length=160, n_mels=40)
     loudness = mfcc[0] - mfcc[0].mean()
     echo = np.correlate(loudness, loudness, "full")[len(loudness) :: 4][:20] / (loudness @ loudness)
     return np.concatenate([mfcc.mean(1), mfcc.std(1), 3 * echo])
