@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -89,14 +90,13 @@ def profile_command(
     counter: Annotated[str, typer.Option(help="convention of the FLOPs: fvcore, macs or torch")] = "fvcore",
 ) -> None:
     """Print parameters and FLOPs of a network, plain and with each attention."""
+    from attnzoo.backbones import create_backbone
     from attnzoo.profiling.table import compare, render
 
     rows = compare(
-        backbone,
+        partial(create_backbone, backbone, num_classes=num_classes, stages=stages or (1, 2, 3, 4)),
         [parse_attention(a) for a in attn or ()],
-        stages=stages or (1, 2, 3, 4),
         site=site,
-        num_classes=num_classes,
         input_size=input_size,
         counter=counter,  # type: ignore[arg-type]  # profile() checks it
     )

@@ -8,6 +8,7 @@ Sites, found by the names of a block's children (conv1, bn1, conv2, ...), not by
 * stage: after the whole stage.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -40,6 +41,8 @@ class Attached(nn.Module):
         self.attn = attn
         self._register_state_dict_hook(_hide_base)
         self.register_load_state_dict_pre_hook(_restore_base)
+        self.register_load_state_dict_post_hook(_name_as_outside)
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """What base makes of x, attended to."""
@@ -67,6 +70,7 @@ class Replaced(nn.Module):
     def __init__(self, base: nn.Module, attn: nn.Module) -> None:
         super().__init__()
         self.attn = attn
+        self.train(base.training)
         self._aside = (base,)  # in a tuple, which nn.Module does not look into
 
     @property
@@ -91,6 +95,14 @@ def _hide_base(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any)
 def _restore_base(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     for key in [k for k in state if k.startswith(prefix) and not k.startswith(prefix + "attn.")]:
         state[f"{prefix}base.{key.removeprefix(prefix)}"] = state.pop(key)
+    module._prefix = prefix  # type: ignore[assignment]  # for the hook after loading, which is not told
+
+
+def _name_as_outside(module: nn.Module, incompatible: Any) -> None:
+    """Missing and unexpected keys as the state dict has them."""
+    hidden = f"{module._prefix}base."
+    for keys in incompatible:
+        keys[:] = [module._prefix + k.removeprefix(hidden) if k.startswith(hidden) else k for k in keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,10 @@ def inject(
     found = spec(name)
     check_options(found, options)
     at = _site(found, site, identity)
+    if at == "stage" and blocks is not None:
+        raise ValueError(
+            f"blocks={blocks!r} at site 'stage': attention goes after the whole stage; choose stages alone"
+        )
     places = [place for stage in _stages(model, stages) for place in _places(model, stage, blocks, at)]
     if not places:
         raise ValueError(f"blocks={blocks!r} chooses no block in stages {tuple(stages)}")
@@ -160,7 +176,7 @@ def inject(
                 f"{place.path} already has attention ({type(_bare(place.child.attn)).__name__}); "
                 "take it out first with attnzoo.eject(model), or choose another site, stages or blocks"
             )
-        weight = next(place.child.parameters())
+        weight = next(place.parent.parameters())
         try:
             attn = create(name, place.channels, spatial_dims=_spatial_dims(model), **place.shape, **options)
         except ValueError as error:
@@ -297,7 +313,9 @@ def _site(found: Spec, site: str | None, identity: bool) -> str:
 
 
 def _stages(model: nn.Module, stages: Sequence[int]) -> list[int]:
-    there = [int(n.removeprefix("layer")) for n, _ in model.named_children() if n.removeprefix("layer").isdigit()]
+    there = [int(name.removeprefix("layer")) for name in _numbered(model, "layer")]
+    if isinstance(stages, int | str):
+        raise ValueError(f"stages={stages!r} must be a list of stages, as in stages=({stages},)")
     if not there:
         raise ValueError(
             f"{type(model).__name__} has no stages layer1, layer2, ...; give the residual network itself, not a wrapper"
@@ -320,7 +338,7 @@ def _places(model: nn.Module, stage: int, blocks: Blocks, site: str) -> Iterator
         if not convs or not norms:
             raise ValueError(f"{path} ({type(block).__name__}) has no children conv1, bn1, ...: no site for attention")
         first = next((c for c in convs if max(_conv(block, c).kernel_size) > 1), convs[0])
-        width = _bare(block.get_submodule(norms[-1])).num_features
+        width = _conv(block, convs[-1]).out_channels
         if site == "out":
             yield Place(f"{path}.{norms[-1]}", block, norms[-1], Attached, width, {})
         elif site == "mid":
@@ -353,8 +371,8 @@ def _chosen(stage: int, count: int, blocks: Blocks) -> list[int]:
 
 def _numbered(block: nn.Module, prefix: str) -> list[str]:
     """Children conv1, conv2, ... of a block, in order."""
-    numbers = sorted(int(n.removeprefix(prefix)) for n, _ in block.named_children() if n.removeprefix(prefix).isdigit())
-    return [f"{prefix}{i}" for i in numbers]
+    names = [name for name, _ in block.named_children() if re.fullmatch(rf"{prefix}\d+", name)]
+    return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
 
 
 def _bare(module: nn.Module) -> Any:

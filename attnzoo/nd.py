@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 AXES = {1: "L", 2: "H, W", 3: "T, H, W"}
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -96,6 +97,33 @@ def split(channels: int, groups: int, option: str = "groups") -> int:
     return channels // groups
 
 
+def squeeze(channels: int, reduction: int, least: int = 1) -> int:
+    """Width of a bottleneck: channels // reduction, but not less than `least`.
+
+    Args:
+        channels: C.
+        reduction: by how much they are squeezed.
+        least: lower bound; many ports have none and end up with an empty layer.
+
+    Raises:
+        ValueError: `reduction` is not a positive number.
+
+    >>> squeeze(512, 16)
+    32
+    """
+    if reduction < 1:
+        raise ValueError(f"reduction={reduction} must be at least 1")
+    return max(least, channels // reduction)
+
+
+class GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm that takes a single value per group too, as batch 1 at a 1x1 map has: it gives the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise features x (N, C, *spatial)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class Attention(nn.Module):
     """Base of the modules: features (N, C, *spatial) in, features of the same shape out.
 
@@ -113,6 +141,14 @@ class Attention(nn.Module):
             raise ValueError(f"channels={channels} must be at least 1")
         self.channels = channels
         self.spatial_dims = spatial_dims
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Attend to features x (N, C, *spatial); torch.fx sees one node and does not look inside."""
+        if isinstance(x, Proxy):
+            leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+            return leaf
+        attended: Tensor = super().__call__(x)
+        return attended
 
     def check(self, x: Tensor) -> None:
         """Refuse features that this module was not made for.
@@ -148,7 +184,7 @@ class Gate(Attention):
         gate = self.gate(x)
         if gate.shape[1] in (1, self.channels):
             return x * gate
-        groups = x.reshape(len(x), gate.shape[1], -1, *x.shape[2:])
+        groups = x.reshape(x.shape[0], gate.shape[1], -1, *x.shape[2:])
         return (groups * gate.unsqueeze(2)).reshape(x.shape)
 
 

@@ -47,7 +47,11 @@ class Spec:
         {'reduction': 16, 'bias': False}
         """
         parameters = inspect.signature(self.cls).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _NOT_OPTIONS}
+        return {
+            p.name: p.default
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.name not in ("spatial_dims", *_PLACE)
+        }
 
     @property
     def idea(self) -> str:
@@ -59,8 +63,7 @@ class Spec:
         return (inspect.getdoc(self.cls) or "").partition("\n")[0]
 
 
-# Given by the caller of `create` or by the place of injection, never by a list of options.
-_NOT_OPTIONS = ("spatial_dims", "out_channels", "stride")
+_PLACE = ("out_channels", "stride")  # of the convolution that a module replaces
 _specs: dict[str, Spec] = {}
 _found = False
 
@@ -98,6 +101,7 @@ def register(
         raise ValueError(f"site {site!r} of module {name!r} must be one of {', '.join(SITES)}")
 
     def add(cls: type[M]) -> type[M]:
+        _find()
         taken = _specs.get(name)
         if taken and (taken.cls.__module__, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(
@@ -206,25 +210,26 @@ def create(name: str, channels: int, *, spatial_dims: int = 2, **options: Any) -
     found = spec(name)
     if spatial_dims not in found.dims:
         raise ValueError(f"{name} is defined for spatial_dims={_either(found.dims)}, not for {spatial_dims}")
-    check_options(found, options)
+    check_options(found, options, place=True)
     return found.cls(channels, spatial_dims=spatial_dims, **options)
 
 
-def check_options(found: Spec, options: Iterable[str]) -> None:
+def check_options(found: Spec, options: Iterable[str], *, place: bool = False) -> None:
     """Refuse options that a module does not have.
 
     Args:
         found: the module.
         options: names of options.
+        place: whether `out_channels` and `stride` are allowed where it takes them: they belong to a place in a network.
 
     Raises:
         TypeError: an unknown option; the message names the valid ones.
 
     >>> check_options(spec("se"), ["reduction"])
     """
-    valid = inspect.signature(found.cls).parameters
+    shape = set(_PLACE) & set(inspect.signature(found.cls).parameters) if place else set()
     for option in options:
-        if option not in valid or option == "channels":
+        if option not in found.options and option not in shape:
             near = difflib.get_close_matches(option, found.options, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise TypeError(f"{found.name} has no option {option!r}; {hint}valid: {', '.join(found.options) or 'none'}")

@@ -1,4 +1,4 @@
-"""What `import attnzoo` costs beside `import torch`: the figure of record is `ratio`, of medians in one run, alternating."""
+"""What `import attnzoo` costs beside `import torch`; the figure of record is the ratio of medians in one run."""
 
 import statistics
 import subprocess

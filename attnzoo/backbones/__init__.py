@@ -88,7 +88,9 @@ def _torchvision(
 ) -> nn.Module:
     import torchvision
 
-    names = [n for n in torchvision.models.list_models() if "res" in n or n in ("r3d_18", "mc3_18", "r2plus1d_18")]
+    files = ("torchvision.models.resnet", "torchvision.models.video.resnet")
+    models = torchvision.models
+    names = [name for name in models.list_models() if models.get_model_builder(name).__module__ in files]
     if variant not in names:
         raise ValueError(_unknown("torchvision", variant, names))
     model: Any = torchvision.models.get_model(variant, weights="DEFAULT" if pretrained else None, **options)

@@ -25,9 +25,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"{path} is not a file of weights that can be read safely: {str(error).splitlines()[0]}"
-        ) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a file of weights that can be read safely: {reason}") from None
     while isinstance(state, dict) and isinstance(state.get("state_dict", state.get("model")), dict):
         state = state.get("state_dict", state.get("model"))
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):

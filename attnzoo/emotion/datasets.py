@@ -219,7 +219,8 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         pixels = torch.from_numpy(frames.astype(np.float32)).reshape(clip.segments, clip.frames, *frames.shape[1:])
         pixels = (pixels / 255 - torch.tensor(clip.mean)) / torch.tensor(clip.std)
         maps = sound_maps(video.index, clip, self.sound)
-        return pixels.permute(0, 4, 1, 2, 3), torch.from_numpy(maps).unsqueeze(1), video.label
+        # Contiguous, since otherwise the layout of a batch would depend on the number of workers.
+        return pixels.permute(0, 4, 1, 2, 3).contiguous(), torch.from_numpy(maps).unsqueeze(1), video.label
 
 
 def sound_maps(index: media.Index, clip: Clip, sound: Audio) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -1,4 +1,4 @@
-"""The figure that acts in a synthetic clip, and its voice: a cue that is on moves or sounds, one that is off is still."""
+"""The figure that acts in a synthetic clip, and its voice: cues that are on move or sound, others rest."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ class CoordinateAttention(nd.Gate):
 
     def __init__(self, channels: int, *, spatial_dims: int = 2, reduction: int = 32, min_width: int = 8) -> None:
         super().__init__(channels, spatial_dims)
-        width = max(min_width, channels // reduction)
+        width = nd.squeeze(channels, reduction, min_width)
         conv = nd.conv(spatial_dims)
         self.conv1 = conv(channels, width, 1)
         self.bn1 = nd.batch_norm(spatial_dims)(width)

@@ -31,7 +31,7 @@ class ConvolutionalBlockAttention(nd.Attention):
         self, channels: int, *, spatial_dims: int = 2, reduction: int = 16, kernel_size: int = 7, bias: bool = True
     ) -> None:
         super().__init__(channels, spatial_dims)
-        hidden = max(1, channels // reduction)
+        hidden = nd.squeeze(channels, reduction)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias)
         )

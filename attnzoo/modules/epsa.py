@@ -68,7 +68,7 @@ class PyramidSqueezeAttention(nd.Attention):
             padding = tuple(s // 2 for s in size)
             strides = stride if isinstance(stride, int) else tuple(stride)
             self.convs.append(conv(channels, width, tuple(size), strides, padding, groups=g, bias=False))
-        hidden = max(1, width // reduction)
+        hidden = nd.squeeze(width, reduction)
         self.fc1 = conv(width, hidden, 1)
         self.fc2 = conv(hidden, width, 1)
 

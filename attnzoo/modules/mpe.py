@@ -90,7 +90,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
 
         conv = nd.conv(2 if temporal == "folded" else spatial_dims)
         self.strip = conv(c, c, 1)
-        self.norm = nn.GroupNorm(norm_groups or c, c)
+        self.norm = nd.GroupNorm(norm_groups or c, c)
         self.branches = nn.ModuleList()
         for d in dilations:
             size, dilation = [3] * spatial_dims, [d] * spatial_dims
@@ -129,7 +129,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
         x2 = self._fuse([branch(group_x) for branch in self.branches], group_x)
         x11, x12 = (m.mean(nd.axes(m)).softmax(1).unsqueeze(1) for m in (x1, x2))  # (N * groups, 1, c)
         w: Tensor = x11 @ x2.flatten(2) + x12 @ x1.flatten(2)
-        return w.reshape(len(x), self.groups, *x.shape[2:])
+        return w.reshape(x.shape[0], self.groups, *x.shape[2:])
 
     def branch_weights(self, group_x: Tensor) -> Tensor:
         """Weights of the branches, summing to 1: (N * groups, branches) for group_x (N * groups, c, *spatial)."""
@@ -138,7 +138,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
             return logits.softmax(1)
         n = len(self.branches)
         weights = self.branch_logits.softmax(0) if self.fusion == "static" else group_x.new_full((n,), 1 / n)
-        return weights.expand(len(group_x), n)
+        return weights.expand(group_x.shape[0], n)
 
     def _fuse(self, features: list[Tensor], group_x: Tensor) -> Tensor:
         """One map (N * groups, c, *spatial) from those of the branches."""

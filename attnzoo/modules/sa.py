@@ -34,7 +34,7 @@ class ShuffleAttention(nd.Attention):
         self.cbias = nn.Parameter(torch.ones(shape))
         self.sweight = nn.Parameter(torch.zeros(shape))
         self.sbias = nn.Parameter(torch.ones(shape))
-        self.gn = nn.GroupNorm(half, half)  # one channel per group: an instance norm with affine weights
+        self.gn = nd.GroupNorm(half, half)  # one channel per group: an instance norm with affine weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend to features x (N, C, *spatial)."""
@@ -44,5 +44,5 @@ class ShuffleAttention(nd.Attention):
         by_channel = by_channel * (self.cweight * mean + self.cbias).sigmoid()
         by_space = by_space * (self.sweight * self.gn(by_space) + self.sbias).sigmoid()
         # Channel shuffle with two groups over all C: output channel 2j + i is the concatenated channel i * C/2 + j.
-        both = torch.stack((by_channel, by_space), 1).reshape(len(x), 2, -1, *x.shape[2:])
+        both = torch.stack((by_channel, by_space), 1).reshape(x.shape[0], 2, -1, *x.shape[2:])
         return both.transpose(1, 2).reshape(x.shape)

@@ -25,7 +25,7 @@ class SqueezeExcitation(nd.Gate):
 
     def __init__(self, channels: int, *, spatial_dims: int = 2, reduction: int = 16, bias: bool = False) -> None:
         super().__init__(channels, spatial_dims)
-        hidden = max(1, channels // reduction)
+        hidden = nd.squeeze(channels, reduction)
         self.fc = nn.Sequential(
             nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias)
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,8 +86,8 @@ def profile(
         ghost = _meta_copy(model).eval()
         with torch.no_grad(), _Pools(tally), tally:
             ghost(*(torch.empty(one, device="meta") for one in size))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: {reason}"
         ) from error
@@ -152,7 +153,7 @@ class _Pools(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch._C._nn.adaptive_avg_pool2d:
+        if func in (torch._C._nn.adaptive_avg_pool2d, F.adaptive_avg_pool2d):
             x: Tensor = args[0]
             self.tally.fvcore += math.prod(x.shape)
         return func(*args, **kwargs or {})

@@ -1,6 +1,6 @@
 """The cost of a backbone with each attention, beside the plain one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,6 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from attnzoo.backbones import create_backbone
 from attnzoo.inject import attentions
 from attnzoo.profiling.counter import Cost, Counter, profile
 from attnzoo.registry import spec
@@ -33,44 +32,36 @@ class Row:
 
 
 def compare(
-    backbone: str,
+    build: Callable[..., nn.Module],
     attns: Sequence[tuple[str, Mapping[str, Any]]],
     *,
-    stages: Sequence[int] = (1, 2, 3, 4),
     site: str | None = None,
-    num_classes: int = 1000,
     input_size: Sequence[int] | None = None,
     counter: Counter = "fvcore",
 ) -> list[Row]:
     """Cost of a backbone, plain and with each attention.
 
     Args:
-        backbone: as in `attnzoo.create_backbone`.
+        build: makes the network from attn, site and attn_options, as `attnzoo.create_backbone` does.
         attns: names of modules, each with its options.
-        stages: where attention goes.
         site: where in the blocks; each module's own if None.
-        num_classes: of the head.
         input_size: (N, C, *spatial); by default 1 x 3 x 224 x 224, and 1 x 3 x 16 x 112 x 112 for a 3D network.
         counter: the convention of the FLOPs.
 
     Raises:
-        ValueError: what `create_backbone` and `profile` raise.
+        ValueError: what `build` and `profile` raise.
 
-    >>> [row.cost.params for row in compare("timm/resnet18", [("se", {"reduction": 8})])]
+    >>> from functools import partial
+    >>> from attnzoo import create_backbone
+    >>> build = partial(create_backbone, "timm/resnet18")
+    >>> [row.cost.params for row in compare(build, [("se", {"reduction": 8})])]
     [11689512, 11863592]
     """
     rows = []
     for name, options in [("none", {}), *attns]:
         # On the meta device a network costs neither memory nor the time to draw its weights.
         with torch.device("meta"):
-            model = create_backbone(
-                backbone,
-                attn=None if name == "none" else name,
-                stages=stages,
-                site=None if name == "none" else site,
-                attn_options=dict(options),
-                num_classes=num_classes,
-            )
+            model = build() if name == "none" else build(attn=name, site=site, attn_options=dict(options))
         size = input_size or ((1, 3, 16, 112, 112) if _is_3d(model) else (1, 3, 224, 224))
         label = name + (f":{','.join(f'{k}={v}' for k, v in options.items())}" if options else "")
         where = "-" if name == "none" else site or spec(name).site
