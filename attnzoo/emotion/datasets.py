@@ -205,7 +205,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self.videos)
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        """Frames, sound and label of video `i`, or of (epoch, i) in training."""
+        """Frames (0 to 255), sound and label of video `i`, or of (epoch, i) in training."""
         epoch, i = item if isinstance(item, tuple) else (0, item)
         video, clip = self.videos[i], self.clip
         rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, i))
@@ -216,8 +216,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
             raise ValueError(f"{video.index.path}: its frames can no longer be decoded")
         if rng is not None and rng.uniform() < clip.flip:
             frames = frames[:, :, ::-1]
-        pixels = torch.from_numpy(frames.astype(np.float32)).reshape(clip.segments, clip.frames, *frames.shape[1:])
-        pixels = (pixels / 255 - torch.tensor(clip.mean)) / torch.tensor(clip.std)
+        pixels = torch.from_numpy(frames.copy()).reshape(clip.segments, clip.frames, *frames.shape[1:])
         maps = sound_maps(video.index, clip, self.sound)
         # Contiguous, since otherwise the layout of a batch would depend on the number of workers.
         return pixels.permute(0, 4, 1, 2, 3).contiguous(), torch.from_numpy(maps).unsqueeze(1), video.label

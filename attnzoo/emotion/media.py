@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 # Pictures and text that FFmpeg would otherwise play as a video of one frame.
@@ -102,13 +103,14 @@ def read_frames(index: Index, wanted: Sequence[int], size: int, place: float = 0
     needed = {index.pts[i]: i for i in wanted}
     last = max(needed)
     found: dict[int, NDArray[np.uint8]] = {}
+    scaler = VideoReformatter()  # one for all frames: setting it up costs more than scaling a small frame
     try:
         with av.open(str(index.path)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             for frame in container.decode(stream):
                 if frame.pts in needed:
-                    found[needed[frame.pts]] = _square(frame, size, place)
+                    found[needed[frame.pts]] = _square(frame, scaler, size, place)
                 if frame.pts is not None and frame.pts >= last:
                     break
     except av.error.FFmpegError as error:
@@ -122,11 +124,11 @@ def read_frames(index: Index, wanted: Sequence[int], size: int, place: float = 0
     return np.stack([found[i] for i in nearest])
 
 
-def _square(frame: Any, size: int, place: float) -> NDArray[np.uint8]:
+def _square(frame: av.VideoFrame, scaler: VideoReformatter, size: int, place: float) -> NDArray[np.uint8]:
     short = min(frame.width, frame.height)
     width, height = round(frame.width * size / short), round(frame.height * size / short)
     # Swscale's area filter is antialiased; the same filter serves training and inference.
-    pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    pixels: NDArray[Any] = scaler.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
     top, left = round((height - size) * place), round((width - size) * place)
     square: NDArray[np.uint8] = pixels[top : top + size, left : left + size]
     return square

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from attnzoo.backbones import create_backbone
 from attnzoo.emotion.fusion import FUSIONS
-from attnzoo.emotion.recipe import Attention, Model, Stream
+from attnzoo.emotion.recipe import Attention, Audio, Clip, Model, Stream
 from attnzoo.inject import attn_parameters
 
 
@@ -15,18 +16,24 @@ class AudioVisualModel(nn.Module):
 
     Args:
         settings: backbones, attention, width, fusion.
+        clip: for the normalisation of the frames, which goes with the weights.
+        sound: for the rows of the MFCC maps.
         classes: number of classes.
-        coefficients: rows of the MFCC maps.
 
     Raises:
         ValueError: an unknown backbone, or attention that does not fit it.
     """
 
-    def __init__(self, settings: Model, classes: int, coefficients: int) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: Model, clip: Clip, sound: Audio, classes: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.tensor(clip.mean).reshape(3, 1, 1, 1))
+        self.register_buffer("std", torch.tensor(clip.std).reshape(3, 1, 1, 1))
         self.visual = _backbone(settings.visual, settings.attn, "visual", in_channels=3)
         # Cepstral coefficients differ in scale by orders of magnitude: each is normalised on its own.
-        self.sound_norm = nn.BatchNorm1d(coefficients)
+        self.sound_norm = nn.BatchNorm1d(sound.coefficients)
         self.audio = _backbone(settings.audio, settings.attn, "audio", in_channels=1)
         self.project_visual = nn.Linear(_features(self.visual), settings.width)
         self.project_audio = nn.Linear(_features(self.audio), settings.width)
@@ -42,14 +49,15 @@ class AudioVisualModel(nn.Module):
         """Logits of each segment; their mean over the segments are those of the video.
 
         Args:
-            frames: (B, T, 3, k, H, W), normalised.
+            frames: (B, T, 3, k, H, W), 0 to 255, of any type.
             sound: (B, T, 1, coefficients, width), MFCC maps.
 
         Returns:
             (B, T, classes).
         """
         segments = frames.shape[:2]
-        visual = self.project_visual(self.visual(frames.flatten(0, 1))).reshape(*segments, -1)
+        pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
+        visual = self.project_visual(self.visual(pixels)).reshape(*segments, -1)
         maps = self.sound_norm(sound.flatten(0, 2)).unsqueeze(1)
         audio = self.project_audio(self.audio(maps)).reshape(*segments, -1)
         logits: Tensor = self.classifier(self.dropout(self.fusion(visual, audio)))

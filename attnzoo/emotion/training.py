@@ -112,7 +112,7 @@ class Task(pl.LightningModule):
         self.recipe = recipe
         self.classes = tuple(classes)
         self.data = data
-        self.model = AudioVisualModel(recipe.model, len(classes), recipe.audio.coefficients)
+        self.model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(classes))
         self.seen = MulticlassAccuracy(len(classes), average="micro")
         self.validated = MulticlassAccuracy(len(classes), average="micro")
         self.history: list[dict[str, float]] = []
@@ -273,6 +273,9 @@ def _fit(
     # Loaded once here, and not in every worker: librosa takes a second to import.
     audio.mfcc(np.ones(recipe.audio.rate, np.float32), recipe.audio.rate)
     last = out / "last.ckpt"
+    # Loading and training on the same cores, with threads that wait for each other, takes more than twice as long.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - training.workers))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
@@ -284,6 +287,8 @@ def _fit(
             trainer.fit(task, train_loader, val_loader, ckpt_path=resume, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        finally:
+            torch.set_num_threads(threads)
     if trainer.interrupted:
         raise KeyboardInterrupt
     best = Path(keep.best_model_path) if val_videos else last
@@ -351,7 +356,8 @@ def load_checkpoint(path: str | Path) -> tuple[AudioVisualModel, dict[str, Any]]
         ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
     """
     info, state = read_checkpoint(path)
-    model = AudioVisualModel(info["recipe"].model, len(info["classes"]), info["recipe"].audio.coefficients)
+    recipe: Recipe = info["recipe"]
+    model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(info["classes"]))
     try:
         model.load_state_dict(state)
     except RuntimeError:
@@ -405,7 +411,7 @@ def _same_training(path: Path, recipe: Recipe, folder: Folder) -> None:
 
 
 def _differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    # Where the videos lie and how many processes load them changes nothing in the training.
+    # Where the videos lie and how many processes load them changes nothing in the training but rounding.
     free = {"name", "data.root", "training.workers"}
 
     def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -84,6 +84,8 @@ def render(backbone: str, rows: Sequence[Row]) -> Table:
     size = " x ".join(map(str, plain.input_size[0]))
     table = Table(
         box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
         title=f"{backbone}, input {size}, eval mode",
         caption=f"M = 10^6, G = 10^9. FLOPs as {plain.counter} counts them; MACs are multiply-accumulates of "
         "convolutions, matrix products and attention, nothing else.",

@@ -43,7 +43,6 @@ def test_defects_are_listed_counted_and_skipped_or_padded(damaged: Path) -> None
         frames, sound, _ = Clips([by_key[key]], CLIP, SOUND, seed=0)[0]
         assert frames.shape == (2, 3, 4, 32, 32)
         assert sound.shape == (2, 1, 12, 16)
-        assert frames.isfinite().all()
         assert sound.any() == (key == "cross/short.mp4")  # the cut one was cut before its sound
 
 
@@ -88,8 +87,8 @@ def test_clips_are_drawn_from_seed_epoch_and_video_alone(videos: Path) -> None:
     fixed = Clips(folder.videos, CLIP, SOUND)
     assert torch.equal(fixed[5][0], fixed[5][0])
     frames, sound, label = fixed[5]
-    assert frames.dtype == sound.dtype == torch.float32
-    assert -1 <= frames.min() < 0 < frames.max() <= 1
+    assert (frames.dtype, sound.dtype) == (torch.uint8, torch.float32)
+    assert frames.min() < 60 < 180 < frames.max()
     assert folder.classes[label] == folder.videos[5].key.split("/")[0]
 
 

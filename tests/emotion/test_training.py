@@ -48,13 +48,16 @@ def trained(folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_flag_reaches_both_streams_and_the_video_is_the_mean_of_its_segments() -> None:
     plain = RECIPE.model.model_copy(update={"attn": type(RECIPE.model.attn)(name="none")})
-    with_attention, without = (AudioVisualModel(settings, 3, 12) for settings in (RECIPE.model, plain))
+    with_attention, without = (
+        AudioVisualModel(settings, RECIPE.clip, RECIPE.audio, 3) for settings in (RECIPE.model, plain)
+    )
     added = sum(p.numel() for p in with_attention.parameters()) - sum(p.numel() for p in without.parameters())
     assert added == sum(
         p.numel() for s in ("visual", "audio") for p in attnzoo.attn_parameters(getattr(with_attention, s))
     )
     assert all(list(attnzoo.attn_parameters(getattr(with_attention, s))) for s in ("visual", "audio"))
-    frames, sound = torch.randn(2, 4, 3, 4, 32, 32), torch.randn(2, 4, 1, 12, 16)
+    frames = torch.randint(256, (2, 4, 3, 4, 32, 32), dtype=torch.uint8)
+    sound = torch.randn(2, 4, 1, 12, 16)
     with_attention.eval()
     logits = with_attention(frames, sound)
     assert logits.shape == (2, 4, 3)
@@ -65,12 +68,12 @@ def test_the_flag_reaches_both_streams_and_the_video_is_the_mean_of_its_segments
 @pytest.mark.parametrize("freeze", [1, 5])
 def test_frozen_layers_neither_learn_nor_drift_but_attention_in_them_learns(freeze: int) -> None:
     visual = RECIPE.model.visual.model_copy(update={"freeze": freeze})
-    model = AudioVisualModel(RECIPE.model.model_copy(update={"visual": visual}), 3, 12).train()
+    model = AudioVisualModel(RECIPE.model.model_copy(update={"visual": visual}), RECIPE.clip, RECIPE.audio, 3).train()
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
     for _ in range(2):
         optimizer.zero_grad()
-        model(torch.randn(2, 2, 3, 4, 32, 32), torch.randn(2, 2, 1, 12, 16)).square().sum().backward()
+        model(255 * torch.rand(2, 2, 3, 4, 32, 32), torch.randn(2, 2, 1, 12, 16)).square().sum().backward()
         optimizer.step()
     frozen = ["visual.conv1.", "visual.bn1."] + (["visual.layer1.", "visual.layer2."] if freeze == 5 else [])
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
@@ -84,7 +87,7 @@ def test_frozen_layers_neither_learn_nor_drift_but_attention_in_them_learns(free
 def test_freeze_beyond_the_backbone_is_refused() -> None:
     visual = RECIPE.model.visual.model_copy(update={"freeze": 40})
     with pytest.raises(ValueError, match=r"freeze=40 is beyond .* 4 layer1"):
-        AudioVisualModel(RECIPE.model.model_copy(update={"visual": visual}), 3, 12)
+        AudioVisualModel(RECIPE.model.model_copy(update={"visual": visual}), RECIPE.clip, RECIPE.audio, 3)
 
 
 def test_an_interrupted_training_ends_bit_equal_to_an_uninterrupted_one(
