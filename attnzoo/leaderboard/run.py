@@ -107,7 +107,7 @@ def record(recipe: Recipe, folder: Folder, outcome: Outcome, key: str) -> Run:
 
 def commit() -> str:
     """The git commit of the code that runs, with "-dirty" if it was changed; "unknown" outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # the whole package
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -115,7 +115,7 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        if not git("ls-files", Path(__file__).name):  # an installed copy inside somebody else's checkout
+        if not git("ls-files", "__init__.py"):  # an installed copy inside somebody else's checkout
             return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + (
             "-dirty" if git("status", "--porcelain", "--", str(here)) else ""

@@ -91,8 +91,9 @@ def render(backbone: str, rows: Sequence[Row]) -> Table:
         "convolutions, matrix products and attention, nothing else.",
         caption_justify="left",
     )
-    for column in ("attention", "site"):
-        table.add_column(column, no_wrap=True)
+    # Where it is narrow a long list of options wraps, never a number.
+    table.add_column("attention", overflow="fold")
+    table.add_column("site", no_wrap=True)
     for column in (
         "params\n(M)",
         "added\n(M)",
