@@ -77,6 +77,24 @@ def unstrip(z: Tensor, spatial: Sequence[int]) -> list[Tensor]:
     return [s.reshape(*z.shape[:2], *shape) for s, shape in zip(z.split(list(spatial), 2), shapes, strict=True)]
 
 
+def cross_spatial(x1: Tensor, x2: Tensor) -> Tensor:
+    """Weigh each of two maps by the softmax of the other's pooled channels, and add (EMA section 3.2, MPE section 3.2).
+
+    Args:
+        x1: (N, C, *spatial).
+        x2: (N, C, *spatial).
+
+    Returns:
+        (N, *spatial), logits of a gate.
+
+    >>> cross_spatial(torch.zeros(2, 4, 7, 9), torch.zeros(2, 4, 7, 9)).shape
+    torch.Size([2, 7, 9])
+    """
+    x11, x12 = (m.mean(axes(m)).softmax(1).unsqueeze(1) for m in (x1, x2))  # (N, 1, C)
+    w: Tensor = x11 @ x2.flatten(2) + x12 @ x1.flatten(2)
+    return w.reshape(-1, *x1.shape[2:])
+
+
 def split(channels: int, groups: int, option: str = "groups") -> int:
     """Channels of one group, where `groups` divides them.
 
@@ -114,6 +132,23 @@ def squeeze(channels: int, reduction: int, least: int = 1) -> int:
     if reduction < 1:
         raise ValueError(f"reduction={reduction} must be at least 1")
     return max(least, channels // reduction)
+
+
+def odd(kernel_size: int) -> int:
+    """A kernel size that has a middle.
+
+    Args:
+        kernel_size: edge of the kernel.
+
+    Raises:
+        ValueError: it is even or not positive.
+
+    >>> odd(7)
+    7
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size} must be an odd number, such as 3, 5 or 7")
+    return kernel_size
 
 
 class GroupNorm(nn.GroupNorm):
@@ -198,9 +233,7 @@ class PooledGate(nn.Module):
 
     def __init__(self, kernel_size: int, spatial_dims: int) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} must be an odd number, such as 3, 5 or 7")
-        self.conv = conv(spatial_dims)(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = conv(spatial_dims)(2, 1, odd(kernel_size), padding=kernel_size // 2, bias=False)
         self.bn = batch_norm(spatial_dims)(1, momentum=0.01)  # the authors' momentum, in both papers
 
     def forward(self, x: Tensor, axis: int, order: Sequence[int] | None = None) -> Tensor:

@@ -31,6 +31,7 @@ class Spec:
         paper: where the module was published.
         dims: the numbers of spatial axes it is defined for.
         site: where it goes in a residual block unless the user says otherwise (see `attnzoo.inject`).
+        aliases: other names that the field uses for it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Spec:
     paper: str
     dims: frozenset[int]
     site: Site
+    aliases: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -69,7 +71,7 @@ _found = False
 
 
 def register(
-    name: str, *, paper: str = "", site: Site = "out", dims: Iterable[int] = (2, 3)
+    name: str, *, paper: str = "", site: Site = "out", dims: Iterable[int] = (2, 3), aliases: Iterable[str] = ()
 ) -> Callable[[type[M]], type[M]]:
     """Class decorator that adds an attention module to the zoo.
 
@@ -82,6 +84,7 @@ def register(
         paper: where the module was published.
         site: "out", "mid", "conv" or "stage" (see `attnzoo.inject`).
         dims: the numbers of spatial axes it is defined for.
+        aliases: other names that `create` shall take for it.
 
     Raises:
         ValueError: an ill-formed or taken name, or an unknown site.
@@ -95,23 +98,30 @@ def register(
     DoNothing()
     >>> unregister("do_nothing")
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"module name {name!r} must be lower case letters, digits and underscores, as in 'my_se'")
+    names = (name, *aliases)
+    for each in names:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", each):
+            raise ValueError(f"module name {each!r} must be lower case letters, digits and underscores, as in 'my_se'")
     if site not in SITES:
         raise ValueError(f"site {site!r} of module {name!r} must be one of {', '.join(SITES)}")
 
     def add(cls: type[M]) -> type[M]:
         _find()
-        taken = _specs.get(name)
-        if taken and (taken.cls.__module__, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(
-                f"module name {name!r} is taken by {taken.cls.__module__}.{taken.cls.__qualname__}; "
-                f"register {cls.__module__}.{cls.__qualname__} under another name"
-            )
-        _specs[name] = Spec(name, cls, paper, frozenset(dims), site)
+        for each in names:
+            taken = _by_name().get(each)
+            if taken and (taken.cls.__module__, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(
+                    f"module name {each!r} is taken by {taken.cls.__module__}.{taken.cls.__qualname__}; "
+                    f"register {cls.__module__}.{cls.__qualname__} under another name"
+                )
+        _specs[name] = Spec(name, cls, paper, frozenset(dims), site, names[1:])
         return cls
 
     return add
+
+
+def _by_name() -> dict[str, Spec]:
+    return {each: found for found in _specs.values() for each in (found.name, *found.aliases)}
 
 
 def unregister(name: str) -> None:
@@ -147,20 +157,21 @@ def spec(name: str) -> Spec:
     """What the registry knows about the module `name`.
 
     Args:
-        name: a registered name.
+        name: a registered name, or an alias of it.
 
     Raises:
         ValueError: no such module; the message names near matches.
 
-    >>> spec("mpe").site
-    'mid'
+    >>> spec("coord").name, spec("mpe").site
+    ('ca', 'mid')
     """
     _find()
-    if name not in _specs:
-        near = difflib.get_close_matches(name, _specs, n=3, cutoff=0.5)
+    names = _by_name()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(list_modules())}"
         raise ValueError(f"no attention module is called {name!r}; {hint}")
-    return _specs[name]
+    return names[name]
 
 
 def list_modules(pattern: str = "*", *, spatial_dims: int | None = None, site: str | None = None) -> list[str]:
@@ -175,7 +186,7 @@ def list_modules(pattern: str = "*", *, spatial_dims: int | None = None, site: s
         ValueError: an unknown site.
 
     >>> list_modules("s?")
-    ['sa', 'se']
+    ['sa', 'se', 'sk']
     """
     _find()
     if site is not None and site not in SITES:

@@ -12,7 +12,7 @@ from attnzoo.registry import register
 AXES = {2: ("h", "w"), 3: ("t", "h", "w")}
 
 
-@register("ca", paper="https://arxiv.org/abs/2103.02907", site="mid")
+@register("ca", paper="https://arxiv.org/abs/2103.02907", site="mid", aliases=["coord"])
 class CoordinateAttention(nd.Gate):
     """Channel gates that keep the position along each axis (Hou et al., 2021).
 

@@ -127,9 +127,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
             gated = gated * strip.sigmoid()
         x1 = self.norm(gated)
         x2 = self._fuse([branch(group_x) for branch in self.branches], group_x)
-        x11, x12 = (m.mean(nd.axes(m)).softmax(1).unsqueeze(1) for m in (x1, x2))  # (N * groups, 1, c)
-        w: Tensor = x11 @ x2.flatten(2) + x12 @ x1.flatten(2)
-        return w.reshape(x.shape[0], self.groups, *x.shape[2:])
+        return nd.cross_spatial(x1, x2).reshape(-1, self.groups, *x.shape[2:])
 
     def branch_weights(self, group_x: Tensor) -> Tensor:
         """Weights of the branches, summing to 1: (N * groups, branches) for group_x (N * groups, c, *spatial)."""

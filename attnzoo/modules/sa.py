@@ -7,7 +7,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("sa", paper="https://arxiv.org/abs/2102.00240", site="out")
+@register("sa", paper="https://arxiv.org/abs/2102.00240", site="out", aliases=["shuffle"])
 class ShuffleAttention(nd.Attention):
     """Per group half the channels gated by their mean, half by their normalised map; a shuffle (Zhang & Yang, 2021).
 

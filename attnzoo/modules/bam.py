@@ -1,0 +1,61 @@
+"""Bottleneck attention module."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from attnzoo import nd
+from attnzoo.registry import register
+
+
+@register("bam", paper="https://arxiv.org/abs/1807.06514", site="stage")
+class BottleneckAttention(nd.Gate):
+    """Gate 1 + sigmoid of a channel branch times a dilated spatial branch (Park et al., 2018).
+
+    The authors put one after each of the first three stages. Their code multiplies the branches and their paper adds
+    them: the default is what the released weights were trained with. Their pooling window is H x H; ours is the whole
+    map. In training the channel branch's norm needs a batch of two. 3D: pooling over T, H and W, cubic kernels.
+
+    Args:
+        channels: C of the (N, C, *spatial) input; the output has the same shape.
+        spatial_dims: 2 or 3.
+        reduction: both branches have C // reduction hidden channels, at least 1.
+        dilation: of the spatial branch's 3x3 convolutions.
+        layers: how many of them there are.
+        combine: "mul" as in the code, "add" as in the paper.
+
+    Raises:
+        ValueError: an unknown `combine`.
+
+    >>> sum(p.numel() for p in BottleneckAttention(512).parameters())
+    68513
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        spatial_dims: int = 2,
+        reduction: int = 16,
+        dilation: int = 4,
+        layers: int = 2,
+        combine: Literal["mul", "add"] = "mul",
+    ) -> None:
+        super().__init__(channels, spatial_dims)
+        if combine not in ("mul", "add"):
+            raise ValueError(f"combine={combine!r} must be 'mul' (the authors' code) or 'add' (their paper)")
+        self.combine = combine
+        conv, norm, hidden = nd.conv(spatial_dims), nd.batch_norm(spatial_dims), nd.squeeze(channels, reduction)
+        self.channel = nn.Sequential(
+            nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+        spatial = [conv(channels, hidden, 1), norm(hidden), nn.ReLU()]
+        for _ in range(layers):
+            spatial += [conv(hidden, hidden, 3, padding=dilation, dilation=dilation), norm(hidden), nn.ReLU()]
+        self.spatial = nn.Sequential(*spatial, conv(hidden, 1, 1))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Gate (N, C, *spatial) of features x."""
+        channel, spatial = nd.expand(self.channel(x.mean(nd.axes(x))), x), self.spatial(x)
+        logits: Tensor = channel * spatial if self.combine == "mul" else channel + spatial
+        return 1 + logits.sigmoid()
