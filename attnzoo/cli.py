@@ -323,8 +323,11 @@ def _folder(root: Path, frames: int, quiet: bool = False) -> Any:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal, fed with (done, all)."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    """A bar on the terminal, fed with (done, all); nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore scripts a function on import, which torch calls deprecated
     from fvcore.nn import FlopCountAnalysis
 
-FITS: dict[str, dict[str, Any]] = {"sa": {"groups": 4}, "epsa": {"groups": (1, 2, 2, 4)}}
+FITS: dict[str, dict[str, Any]] = {"sa": {"groups": 4}, "sge": {"groups": 4}, "epsa": {"groups": (1, 2, 2, 4)}}
 
 
 def torch_count(model: nn.Module, size: tuple[int, ...]) -> int:
