@@ -154,12 +154,14 @@ def train_command(
     attn: Attn = None,
     data: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="folder for checkpoints; by default runs/RECIPE/ATTN-seedN")] = None,
-    seed: Annotated[int | None, typer.Option(help="of weights, order and windows")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of weights, order and windows")] = None,
     change: Sets = None,
 ) -> None:
     """Train the audio-visual model of a recipe; the same command goes on with an interrupted training."""
+    from attnzoo.emotion.recipe import Attention
     from attnzoo.emotion.training import train
     from attnzoo.leaderboard.recipe import Grid
+    from attnzoo.registry import check_options, spec
 
     full = _recipe(recipe, data, change)
     entry = full.model.attn
@@ -167,7 +169,9 @@ def train_command(
         name, options = parse_attention(attn)
         rows = {row.title: row for row in (full.grid or Grid(attn=(entry,))).attn}
         # A bare name means the recipe's own entry of that name, if there is one.
-        entry = rows[name] if name in rows and not options else type(entry)(name=name, options=options)
+        if name != "none":
+            check_options(spec(name), options)
+        entry = rows[name] if name in rows and not options else Attention(name=name, options=options)
     single = full.single(entry, seed)
     out = out or Path("runs") / single.name / f"{entry.title}-seed{single.training.seed}"
     with _resumable(f"whole epochs are kept in {out}"):

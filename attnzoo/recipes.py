@@ -102,7 +102,7 @@ def put(content: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _explain(error: Any, path: Path, tree: yaml.Node | None, model: type[BaseModel]) -> str:
     # Pydantic adds the names of validators and of the arms of unions to the path; they are no fields of the file.
-    field = [part for part in error["loc"] if isinstance(part, int) or part.isidentifier()]
+    field = [part for part in error["loc"] if isinstance(part, int) or not part.startswith("function-")]
     where = f"{path}:{_line(tree, field)}: {'.'.join(map(str, field)) or 'recipe'}"
     if error["type"] == "extra_forbidden":
         valid = _fields(model, field[:-1])

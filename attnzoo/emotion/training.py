@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from attnzoo.profiling import profile
 
 Report = Callable[[Mapping[str, float]], None]
 
+_EVERY_EPOCH: Any = {"save_on_train_epoch_end": True, "enable_version_counter": False}
 MARK = "attnzoo"  # the entry of a checkpoint that says whose it is
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -246,23 +248,17 @@ def _fit(
         sampler=Epochs(len(clips), training.seed),
         num_workers=training.workers,
         persistent_workers=training.workers > 0,
+        worker_init_fn=_ignore_interrupts,
     )
     val_loader = _loader(Clips(val_videos, recipe.clip, recipe.audio), recipe) if val_videos else None
-    keep = ModelCheckpoint(
-        out,
-        filename="best",
-        monitor="val_accuracy" if val_videos else None,
-        mode="max",
-        save_top_k=1 if val_videos else 0,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    # The best one first: the last one also holds which was the best so far.
+    best = ModelCheckpoint(out, "best", "val_accuracy", mode="max", **_EVERY_EPOCH)
+    newest = ModelCheckpoint(out, "last", **_EVERY_EPOCH)
     trainer = pl.Trainer(
         max_epochs=training.epochs,
         accelerator="auto",
         devices=1,
-        callbacks=[keep, *([bar] if bar else [])],
+        callbacks=[*([best] if val_videos else []), newest, *([bar] if bar else [])],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -291,16 +287,22 @@ def _fit(
             torch.set_num_threads(threads)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    best = Path(keep.best_model_path) if val_videos else last
-    content = torch.load(best, map_location="cpu", weights_only=True)
+    chosen = Path(best.best_model_path) if val_videos else last
+    content = torch.load(chosen, map_location="cpu", weights_only=True)
     content[MARK]["history"] = task.history
     save({MARK: content[MARK], "state_dict": content["state_dict"]}, out / "model.pt")
-    for path in {best, last}:
-        path.unlink()
+    for path in {chosen, last}:
+        path.unlink(missing_ok=True)
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C is for the training process, which ends its loaders itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _loader(clips: Clips, recipe: Recipe) -> DataLoader[Any]:
-    return DataLoader(clips, recipe.training.batch, num_workers=recipe.training.workers)
+    workers = recipe.training.workers
+    return DataLoader(clips, recipe.training.batch, num_workers=workers, worker_init_fn=_ignore_interrupts)
 
 
 def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> list[Prediction]:

@@ -90,32 +90,43 @@ def test_freeze_beyond_the_backbone_is_refused() -> None:
         AudioVisualModel(RECIPE.model.model_copy(update={"visual": visual}), RECIPE.clip, RECIPE.audio, 3)
 
 
+@pytest.mark.parametrize("val_fraction", [0.2, 0.0])
 def test_an_interrupted_training_ends_bit_equal_to_an_uninterrupted_one(
-    folder: Folder, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, val_fraction: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recipe = RECIPE.model_copy(update={"data": RECIPE.data.model_copy(update={"val_fraction": val_fraction})})
+    trained = train(recipe, folder, tmp_path / "whole").checkpoint
+    out = tmp_path / "interrupted"
     step, steps = Task.training_step, []
 
     def interrupted(self: Task, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], number: int) -> torch.Tensor:
         steps.append(number)
-        if len(steps) == 6:  # in the middle of the second epoch
+        if number == 1 and self.current_epoch == 2:  # in the middle of the third and last epoch
             raise KeyboardInterrupt
         return step(self, batch, number)
 
     monkeypatch.setattr(Task, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, folder, tmp_path)
-    assert (tmp_path / "last.ckpt").exists()
-    assert not (tmp_path / "model.pt").exists()
-    monkeypatch.setattr(Task, "training_step", step)
+        train(recipe, folder, out)
+    assert (out / "last.ckpt").exists()
+    assert not (out / "model.pt").exists()
+    epochs = []
+
+    def counted(self: Task, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], number: int) -> torch.Tensor:
+        epochs.append(self.current_epoch)
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Task, "training_step", counted)
     pl.seed_everything(99, verbose=False)  # what happened in between must not matter
-    resumed = train(RECIPE, folder, tmp_path)
+    resumed = train(recipe, folder, out)
+    assert set(epochs) == {2}  # the two epochs that were done are not repeated
     assert [epoch["epoch"] for epoch in resumed.history] == [1, 2, 3]
     one, info = load_checkpoint(trained)
     two, _ = load_checkpoint(resumed.checkpoint)
     assert [e["loss"] for e in info["history"]] == [e["loss"] for e in resumed.history]
     for key, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[key]), key
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt"]
+    assert sorted(p.name for p in out.iterdir()) == ["model.pt"]
 
 
 def test_a_finished_training_is_not_repeated_and_another_one_is_refused(folder: Folder, trained: Path) -> None:
