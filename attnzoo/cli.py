@@ -287,9 +287,12 @@ def parse_attention(text: str) -> tuple[str, dict[str, Any]]:
 
 def _assignment(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
-    if not sign:
+    if not sign or not all(key.split(".")):
         raise ValueError(f"{text!r} is not KEY=VALUE, as in groups=4")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{text!r}: {value!r} is not a YAML value") from None
 
 
 def _recipe(path: str, data: Path | None, change: list[str] | None) -> Any:

@@ -62,7 +62,13 @@ def read_index(path: Path) -> Index:
             if container.format.name in _NOT_VIDEO or not container.streams.video:
                 raise ValueError(f"{path}: no video stream")
             stream = container.streams.video[0]
-            pts = sorted({int(packet.pts) for packet in _packets(container, stream) if packet.pts is not None})
+            pts = sorted(
+                {
+                    int(packet.pts)
+                    for packet in _packets(container, stream)
+                    if packet.pts is not None and not packet.is_discard
+                }
+            )
             if not pts or stream.time_base is None:
                 raise ValueError(f"{path}: the video stream holds no frames")
             unit, rate = float(stream.time_base), float(stream.average_rate or 0)

@@ -21,7 +21,7 @@ class Bar(pl.Callback):
         self.console = console
         self.title = title
         self.epochs = epochs
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         self.bar = Progress(
             *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
         )
@@ -45,6 +45,7 @@ class Bar(pl.Callback):
             f"{self.title} epoch {epoch['epoch']:.0f}/{self.epochs}: loss {epoch['loss']:.3f}, "
             f"training accuracy {epoch['train_accuracy']:.1%}{val} ({epoch['seconds']:.0f} s)",
             highlight=False,
+            markup=False,
         )
 
     def on_train_end(self, *_: Any) -> None:
