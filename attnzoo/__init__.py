@@ -5,6 +5,7 @@
 torch.Size([1, 512, 14, 14])
 """
 
+from attnzoo import official
 from attnzoo.backbones import create_backbone
 from attnzoo.inject import attn_parameters, attn_state_dict, eject, inject, timm_layer
 from attnzoo.profiling import Cost, profile
@@ -22,6 +23,7 @@ __all__ = [
     "eject",
     "inject",
     "list_modules",
+    "official",
     "profile",
     "register",
     "spec",

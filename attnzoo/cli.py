@@ -1,17 +1,19 @@
 """The command line: thin, no logic of its own, heavy imports inside the commands."""
 
+import difflib
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
 from rich.console import Console
+from rich.measure import Measurement, measure_renderables
 from rich.progress import Progress
 from rich.table import Table
 
@@ -24,19 +26,32 @@ class Greedy(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the option before each of its values."""
-        several = {opt for param in self.params if getattr(param, "multiple", False) for opt in param.opts}
-        spread: list[str] = []
-        current = None
+        options: list[Any] = [param for param in self.params if param.param_type_name == "option"]
+        repeatable = {opt for param in options if param.multiple for opt in param.opts}
+        valued = {opt for param in options if not param.is_flag for opt in param.opts}
+        spread: list[tuple[str, ...]] = []
+        current, free = "", 0  # the option that takes the next value; how many values belong to none
         for arg in args:
+            name, sign, value = arg.partition("=")
             if arg.startswith("--"):
-                current = arg if arg in several else None
-                if current is None:
-                    spread.append(arg)
-            elif current is not None:
-                spread += [current, arg]
+                current = name if name in repeatable or (name in valued and not sign) else ""
+                if name not in repeatable:
+                    spread.append((arg,))
+                elif sign:
+                    spread.append((name, value))
+            elif current in repeatable:
+                spread.append((current, arg))
             else:
-                spread.append(arg)
-        return super().parse_args(ctx, spread)
+                free += not current
+                spread.append((arg,))
+                current = ""
+        # An argument behind the values of an option was taken for one of them: profile --attn se cbam timm/resnet18.
+        missing = sum(param.param_type_name == "argument" and param.required for param in self.params) - free
+        for i in range(len(spread) - 1, 0, -1):
+            if missing > 0 and len(spread[i]) == 2 and spread[i][0] == spread[i - 1][0]:
+                spread[i] = spread[i][1:]
+                missing -= 1
+        return super().parse_args(ctx, [arg for args in spread for arg in args])
 
 
 app = typer.Typer(
@@ -68,24 +83,74 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="show the trace
 
 
 @app.command("list")
-def list_command(pattern: Annotated[str, typer.Argument(help="name with wildcards")] = "*") -> None:
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="name with wildcards")] = "*",
+    channels: Annotated[int, typer.Option(min=1, help="for which the parameters are counted")] = 256,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print a table for a README")] = False,
+) -> None:
     """List the attention modules."""
+    from attnzoo.registry import catalogue
+
+    rows = catalogue(pattern, channels)
+    if not rows:
+        raise ValueError(f"no module's name matches {pattern!r}; see attnzoo list")
+    columns = [column for column in rows[0] if column not in ("idea", "paper")]
+    if markdown:
+        right = [column.startswith("parameters") for column in columns]
+        print("| " + " | ".join([*columns, "idea and paper"]) + " |")
+        print("| " + " | ".join([*("---:" if r else "---" for r in right), "---"]) + " |")
+        for row in rows:
+            cells = [f"`{row['name']}`", *(row[column] for column in columns[1:]), f"[{row['idea']}]({row['paper']})"]
+            print("| " + " | ".join(cells) + " |")
+        return
+    table = Table(*columns, "idea")
+    for row in rows:
+        table.add_row(*(row[column] for column in columns), row["idea"])
+    _show(table)
+
+
+@app.command("contract", cls=Greedy)
+def contract_command(
+    names: Annotated[list[str] | None, typer.Argument(help="modules; all by default")] = None,
+    channels: Annotated[int | None, typer.Option(help="the first of 32, 64, 128, 256 that fits, by default")] = None,
+    dims: Annotated[
+        int | None, typer.Option(help="spatial axes: 2 or 3; all that it is defined for by default")
+    ] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="options of the module: groups=4")] = None,
+) -> None:
+    """Check what every attention module promises, yours too; exit status 2 if one does not keep it."""
+    from attnzoo.contract import check
     from attnzoo.registry import list_modules, spec
 
-    table = Table("name", "site", "dims", "idea")
-    for name in list_modules(pattern):
-        found = spec(name)
-        table.add_row(name, found.site, ", ".join(f"{d}D" for d in sorted(found.dims)), found.idea)
-    console.print(table)
+    options = dict(_assignment(c) for c in change or ())
+    found = [spec(name) for name in names or list_modules()]
+    broken = False
+    for each in found:
+        results = list(check(each.name, channels=channels, spatial_dims=dims, **options))
+        broken = broken or any(r.status == "failed" for r in results)
+        columns = sorted({r.spatial_dims for r in results})
+        table = Table(f"{each.name} promises", *(f"{d}D" for d in columns))
+        for title in dict.fromkeys(r.title for r in results):
+            status = {r.spatial_dims: r.status for r in results if r.title == title}
+            table.add_row(title, *(status.get(d, "-") for d in columns))
+        _show(table)
+        for r in results:
+            if r.reason:
+                _print(f"{each.name} {r.spatial_dims}D {r.status}: {r.title}: {r.reason}")
+        _print(f"{each.name}: {'compared' if each.golden else 'not compared'} with its authors' code")
+    if not names:
+        _print(f"not compared with their authors' code: {', '.join(m.name for m in found if not m.golden) or 'none'}")
+    if broken:
+        raise typer.Exit(2)
 
 
 @app.command("profile", cls=Greedy)
 def profile_command(
-    backbone: Annotated[str, typer.Argument(help="timm/NAME, torchvision/NAME or resnet3d/DEPTH")],
+    backbone: Annotated[str, typer.Argument(help="timm/NAME, torchvision/NAME, resnet3d/DEPTH, or a released file")],
     attn: Attns = None,
     site: Annotated[str | None, typer.Option(help="out, mid, conv or stage; by default each module's own")] = None,
     stages: Annotated[list[int] | None, typer.Option(help="stages that get attention: 3 4")] = None,
-    num_classes: Annotated[int, typer.Option(help="classes of the head")] = 1000,
+    num_classes: Annotated[int | None, typer.Option(help="classes of the head: 1000, or those of the file")] = None,
     input_size: Annotated[list[int] | None, typer.Option(help="N C [T] H W")] = None,
     counter: Annotated[str, typer.Option(help="convention of the FLOPs: fvcore, macs or torch")] = "fvcore",
 ) -> None:
@@ -93,14 +158,18 @@ def profile_command(
     from attnzoo.backbones import create_backbone
     from attnzoo.profiling.table import compare, render
 
+    def build(**attention: Any) -> Any:
+        placement = {"stages": stages, **attention} if attention else {}
+        return create_backbone(backbone, num_classes=num_classes, **placement)
+
     rows = compare(
-        partial(create_backbone, backbone, num_classes=num_classes, stages=stages or (1, 2, 3, 4)),
-        [parse_attention(a) for a in attn or ()],
+        build,
+        [parsed for a in attn or () if (parsed := parse_attention(a))[0] != "none"],  # which is there already
         site=site,
         input_size=input_size,
         counter=counter,  # type: ignore[arg-type]  # profile() checks it
     )
-    console.print(render(backbone, rows))
+    _show(render(backbone, rows))
 
 
 @data_app.command("synth", cls=Greedy)
@@ -121,7 +190,7 @@ def data_synth(
     for cue in without or ():
         if cue not in CUES:
             raise ValueError(f"there is no cue {cue!r}; cues are {', '.join(CUES)}")
-    with _progress("writing videos") as progress:
+    with _resumable(f"finished videos are in {directory}"), _progress("writing videos") as progress:
         synthesise(
             directory,
             classes=classes or EKMAN,
@@ -158,9 +227,9 @@ def train_command(
     change: Sets = None,
 ) -> None:
     """Train the audio-visual model of a recipe; the same command goes on with an interrupted training."""
-    from attnzoo.emotion.recipe import Attention
+    from attnzoo.emotion.recipe import Attention, Grid
+    from attnzoo.emotion.run_folder import claim, run_name
     from attnzoo.emotion.training import train
-    from attnzoo.leaderboard.recipe import Grid
     from attnzoo.registry import check_options, spec
 
     full = _recipe(recipe, data, change)
@@ -173,9 +242,12 @@ def train_command(
             check_options(spec(name), options)
         entry = rows[name] if name in rows and not options else Attention(name=name, options=options)
     single = full.single(entry, seed)
-    out = out or Path("runs") / single.name / f"{entry.title}-seed{single.training.seed}"
-    with _resumable(f"whole epochs are kept in {out}"):
-        outcome = train(single, _folder(_root(single), single.clip.frames), out, console=console, title=entry.title)
+    out = out or Path("runs") / single.name / run_name(entry.title, single.training.seed)
+    root = _root(single)
+    with _resumable(f"whole epochs are kept in {out}"), claim(out) as mine:
+        if not mine:
+            raise ValueError(f"another process trains in {out}; wait for it or choose another folder with --out")
+        outcome = train(single, _folder(root, single.clip.frames), out, console=console, title=entry.title)
     console.print(
         f"test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} videos "
         f"(chance {1 / len(outcome.classes):.1%})\nprotocol: {outcome.protocol}\ncheckpoint: {outcome.checkpoint}",
@@ -199,7 +271,7 @@ def evaluate_command(
     if as_json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
-        console.print(report.render())
+        _show(report.render())
 
 
 @app.command("predict")
@@ -216,7 +288,7 @@ def predict_command(
         print(json.dumps([p.as_dict() for p in predictions], indent=2))
         return
     for prediction in predictions:
-        console.print(prediction.render())
+        _show(prediction.render())
 
 
 @board_app.command("run", cls=Greedy)
@@ -249,9 +321,12 @@ def board_show(
     from attnzoo.leaderboard.store import Store
 
     with Store(store, create=False) as opened:
-        for name in [board] if board else opened.boards():
+        boards = [board] if board else opened.boards()
+        if not boards:
+            _print(f"no runs yet in {store}; make some with: attnzoo leaderboard run RECIPE --store {store}")
+        for name in boards:
             runs = opened.runs(name)
-            console.print(table(summarise(runs), runs))
+            _show(table(summarise(runs), runs))
 
 
 @board_app.command("report")
@@ -296,17 +371,17 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _recipe(path: str, data: Path | None, change: list[str] | None) -> Any:
-    from attnzoo.leaderboard.recipe import LeaderboardRecipe
+    from attnzoo.emotion.recipe import GridRecipe
     from attnzoo.recipes import load
 
     changes = dict(_assignment(c) for c in change or ())
     if data is not None:
         changes["data.root"] = str(data)
-    return load(path, LeaderboardRecipe, changes)
+    return load(path, GridRecipe, changes)
 
 
 def _checkpoint_recipe(checkpoint: Path) -> Any:
-    from attnzoo.emotion.training import read_checkpoint
+    from attnzoo.emotion.checkpoints import read_checkpoint
 
     return read_checkpoint(checkpoint)[0]["recipe"]
 
@@ -354,18 +429,70 @@ def main() -> None:
     """Run the command line; an error is one line and exit status 2, unless --debug asks for its traceback."""
     debug = "--debug" in sys.argv
     sys.argv = [arg for arg in sys.argv if arg != "--debug"]
+    logging.getLogger("attnzoo").handlers = [_Log(logging.INFO)]
+    logging.getLogger("attnzoo").setLevel(logging.INFO)
     try:
-        app()
+        sys.exit(app(prog_name="attnzoo", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        sys.exit(130)
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
-        _say(" ".join(str(error).split()))
+        _say(_line(error))
         sys.exit(2)
     except Exception as error:
+        if hasattr(error, "format_message"):  # typer's, or click's with an older typer
+            _misused(error)
+            sys.exit(2)
         if debug:
             raise
-        _say(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where")
+        _say(f"unexpected {type(error).__name__}: {_line(error)}; --debug shows where")
         sys.exit(1)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line; of one in a process that loads videos, what it said there."""
+    said = str(error).strip()
+    if "DataLoader worker process" in said and "Traceback" in said:
+        said = said.splitlines()[-1].partition(": ")[2]
+    return " ".join(said.split())
+
+
+def _misused(error: Any) -> None:
+    """Say what is wrong with a command, in one line; a command without any arguments prints its help."""
+    context, message = getattr(error, "ctx", None), error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message, file=sys.stderr)
+        return
+    command = context.command_path if context else "attnzoo"
+    if context and type(error).__name__ == "NoSuchOption":
+        valid = [opt for param in context.command.params for opt in param.opts if opt.startswith("--")]
+        near = difflib.get_close_matches(error.option_name, valid, n=3, cutoff=0.5)
+        message = f"unknown option {error.option_name} of {command}"
+        message += f", did you mean {' or '.join(near)}?" if near else ""
+    message = " ".join(message.split()).rstrip(".")
+    _say(f"{message[0].lower()}{message[1:]}; see {command} --help")
+
+
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """To standard error, as it is now."""
+        _say(record.getMessage())
+
+
+def _show(table: Any) -> None:
+    """Print a table whole: where the terminal is too narrow its lines run over the edge, and a file has no edge."""
+    wide = console.options.update(width=10_000)
+    least, most = Measurement.get(console, wide, table)
+    if isinstance(table, Table):  # rich would fold the columns that may wrap to nothing before it cuts the others
+        wrapping = [[column.header, *column.cells] for column in table.columns if not column.no_wrap]
+        least = most - sum(measure_renderables(console, wide, cells).span for cells in wrapping)
+    Console(width=max(console.width, least) if console.is_terminal else most).print(table, crop=False)
+
+
+def _print(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(message: str) -> None:

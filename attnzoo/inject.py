@@ -1,16 +1,6 @@
-"""Where attention goes in a residual network, putting it there and taking it out again.
+"""Attention into a network and out again; where it can go stands in `attnzoo.sites`."""
 
-Sites, found by the names of a block's children (conv1, bn1, conv2, ...), not by its class:
-
-* out: after the block's last norm, before the sum with the shortcut;
-* mid: before the block's last convolution, after the norm and activation of the one before;
-* conv: in place of the block's first convolution with a kernel larger than 1, whose width and stride it takes;
-* stage: after the whole stage.
-"""
-
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -19,12 +9,12 @@ from torch import Tensor, nn
 
 from attnzoo import nd
 from attnzoo.registry import SITES, Spec, check_options, create, list_modules, spec
+from attnzoo.sites import Action, Blocks, Place, Wrapper, matching, residual
 
-Blocks = Sequence[int] | Callable[[int, int], bool] | str | None
 M = TypeVar("M", bound=nn.Module)
 
 
-class Attached(nn.Module):
+class Attached(Wrapper):
     """`base` with attention after it; `base` keeps its own state-dict keys, the attention's are new ones under `attn.`.
 
     A module rather than a forward hook, so that deepcopy, pickle, torch.compile, torch.export, conv-bn fusion and
@@ -59,15 +49,15 @@ class AttachedBefore(Attached):
         return out
 
 
-class Replaced(nn.Module):
-    """Attention in place of a convolution, which is kept aside for `eject`: not trained, saved or counted.
+class Replaced(Wrapper):
+    """Attention in place of a module, which is kept aside for `eject`: not trained, saved or counted.
 
     Args:
-        base: the convolution.
-        attn: attention with the convolution's input, output and stride.
+        base: a convolution, or a block's own attention.
+        attn: attention with base's input, output and stride; None to leave base out.
     """
 
-    def __init__(self, base: nn.Module, attn: nn.Module) -> None:
+    def __init__(self, base: nn.Module, attn: nn.Module | None) -> None:
         super().__init__()
         self.attn = attn
         self.train(base.training)
@@ -75,13 +65,19 @@ class Replaced(nn.Module):
 
     @property
     def base(self) -> nn.Module:
-        """The convolution kept aside."""
+        """The module kept aside."""
         return self._aside[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The attention's output for the convolution's input x."""
-        out: Tensor = self.attn(x)
-        return out
+        """The attention's output for base's input x."""
+        return x if self.attn is None else self.attn(x)
+
+
+WRAPPERS: dict[Action, Callable[[nn.Module, nn.Module], nn.Module]] = {
+    "after": Attached,
+    "before": AttachedBefore,
+    "replace": Replaced,
+}
 
 
 def _hide_base(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
@@ -105,54 +101,43 @@ def _name_as_outside(module: nn.Module, incompatible: Any) -> None:
         keys[:] = [module._prefix + k.removeprefix(hidden) if k.startswith(hidden) else k for k in keys]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One place for attention: the child `name` of `parent`, and what the attention there is created with."""
-
-    path: str
-    parent: nn.Module
-    name: str
-    wrapper: Callable[[nn.Module, nn.Module], nn.Module]
-    channels: int
-    shape: Mapping[str, Any]
-
-    @property
-    def child(self) -> nn.Module:
-        """The module that is there now."""
-        return self.parent.get_submodule(self.name)
-
-
 def inject(
     model: M,
     name: str,
     *,
-    stages: Sequence[int] = (1, 2, 3, 4),
+    stages: Sequence[int] | None = None,
     blocks: Blocks = None,
     site: str | None = None,
+    where: Mapping[str, Action] | None = None,
     identity: bool = False,
+    replace_own: bool = False,
     **options: Any,
 ) -> M:
-    """Put attention into a residual network, in place; its own state-dict keys and values stay as they are.
+    """Put attention into a network, in place; its own state-dict keys and values stay as they are.
 
     Args:
-        model: a ResNet of timm, torchvision or `attnzoo.backbones.resnet3d`, or any network with stages layer1,
-            layer2, ... of blocks with children conv1, bn1, conv2, bn2, ...
+        model: a ResNet of timm (v1 or v2), torchvision (images or videos), MONAI or `attnzoo.backbones.resnet3d`, or
+            any network with stages layer1, layer2, ... (or stages.0, stages.1, ...) of blocks with children conv1, bn1,
+            conv2, bn2, ...; with `where`, any network.
         name: the module, a name of `list_modules()`.
-        stages: which of layer1, layer2, ...
+        stages: which stages, from 1; all if None.
         blocks: which blocks of each stage: None or "all", "first", "last", indices (negative ones count from the end),
             or a function of (stage, index).
-        site: "out", "mid", "conv" or "stage"; the module's own if None.
+        site: "out", "mid", "conv" or "stage" (see `attnzoo.sites`); the module's own if None.
+        where: instead of stages, blocks and site, paths of modules in which `*` stands for any part of one name, and
+            what happens there: {"layer*.*.conv2": "after"}, "before" or "replace".
         identity: start as an exact identity: x + alpha * (attention(x) - x) with a learnable alpha = 0, so that a
             pretrained network gives the same output at step 0 and still trains.
+        replace_own: take the blocks' own attention out, such as the SE of timm's seresnet50; it stays otherwise.
         **options: the module's own.
 
     Returns:
         The same model. Nothing is changed if an error is raised.
 
     Raises:
-        ValueError: an unknown module, stage, block or site, attention already there, or a width that does not fit the
-            options.
-        TypeError: an unknown option.
+        ValueError: an unknown module, stage, block or site, attention already there, a width that does not fit the
+            options, or a network that is wrapped (DataParallel) or compiled.
+        TypeError: an unknown option, or an argument of another type.
 
     >>> from attnzoo.backbones.resnet3d import resnet3d
     >>> model = inject(resnet3d(10), "se", stages=(3, 4))
@@ -161,30 +146,33 @@ def inject(
     """
     found = spec(name)
     check_options(found, options)
-    at = _site(found, site, identity)
-    if at == "stage" and blocks is not None:
-        raise ValueError(
-            f"blocks={blocks!r} at site 'stage': attention goes after the whole stage; choose stages alone"
-        )
-    places = [place for stage in _stages(model, stages) for place in _places(model, stage, blocks, at)]
+    _refuse_wrapped(model)
+    if where is not None:
+        if (stages, blocks, site) != (None, None, None) or replace_own:
+            raise ValueError("where= names the places itself; give it without stages, blocks, site and replace_own")
+        places = list(matching(model, where))
+    else:
+        at = _site(found, site)
+        if at == "stage" and blocks is not None:
+            raise ValueError(f"blocks={blocks!r} at site 'stage': attention goes after it; choose stages alone")
+        places = list(residual(model, at, stages, blocks))
     if not places:
-        raise ValueError(f"blocks={blocks!r} chooses no block in stages {tuple(stages)}")
-    pairs = []
-    for place in places:
-        if isinstance(place.child, Attached | Replaced):
-            raise ValueError(
-                f"{place.path} already has attention ({type(_bare(place.child.attn)).__name__}); "
-                "take it out first with attnzoo.eject(model), or choose another site, stages or blocks"
-            )
-        weight = next(place.parent.parameters())
-        try:
-            attn = create(name, place.channels, spatial_dims=_spatial_dims(model), **place.shape, **options)
-        except ValueError as error:
-            raise ValueError(f"{name} does not fit {place.path} with its {place.channels} channels: {error}") from None
-        attn = nd.Blend(attn) if identity else attn
-        pairs.append((place, attn.to(weight.device, weight.dtype).train(model.training)))
+        raise ValueError(
+            f"blocks={blocks!r} chooses no block"
+            if blocks is not None
+            else f"{type(model).__name__} has no stages layer1, layer2, ...; give the residual network itself, or name "
+            "the modules with where={'features.*': 'after'} or the like"
+        )
+    pairs = [(place, _attention(model, found, place, identity, options)) for place in places]
+    for place in places if replace_own else ():
+        if place.own is None or isinstance(place.own[1], Replaced):
+            raise ValueError(f"replace_own=True: {place.path} is in no block with attention of its own (se, se_module)")
     for place, attn in pairs:
-        setattr(place.parent, place.name, place.wrapper(place.child, attn))
+        setattr(place.parent, place.name, WRAPPERS[place.action](place.child, attn))
+        if replace_own and place.own is not None:
+            path, block = place.own
+            child = path.rpartition(".")[2]
+            setattr(block, child, Replaced(block.get_submodule(child), None))
     return model
 
 
@@ -208,7 +196,7 @@ def eject(model: M) -> M:
             if isinstance(child, Attached):
                 setattr(parent, name, child.base)
             elif isinstance(child, Replaced):
-                weight = next(child.attn.parameters())
+                weight = _near(model, parent)
                 setattr(parent, name, child.base.to(weight.device, weight.dtype).train(child.training))
     return model
 
@@ -298,98 +286,61 @@ def timm_layer(name: str, **options: Any) -> Callable[..., nn.Module]:
     return layer
 
 
-def _site(found: Spec, site: str | None, identity: bool) -> str:
+def _refuse_wrapped(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} must be a network (an nn.Module)")
+    for module in model.modules():
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                f"the network is wrapped in {type(module).__name__}, which would not see the new parameters; "
+                "inject into model.module and wrap the result"
+            )
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            raise ValueError("the network is compiled; inject into the plain network, then torch.compile the result")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError("the network is a TorchScript module; inject into the plain network")
+
+
+def _site(found: Spec, site: str | None) -> str:
     at = found.site if site is None else site
     if at not in SITES:
         raise ValueError(f"site {at!r} must be one of {', '.join(SITES)}")
     if at == "conv" and found.site != "conv":
         raise ValueError(f"{found.name} cannot take the place of a convolution; its site may be out, mid or stage")
-    if at == "conv" and identity:
-        raise ValueError(
-            f"identity=True: {found.name} at site 'conv' takes the place of a trained convolution, "
-            "so no start leaves the output as it was; use identity=False"
-        )
     return at
 
 
-def _stages(model: nn.Module, stages: Sequence[int]) -> list[int]:
-    there = [int(name.removeprefix("layer")) for name in _numbered(model, "layer")]
-    if isinstance(stages, int | str):
-        raise ValueError(f"stages={stages!r} must be a list of stages, as in stages=({stages},)")
-    if not there:
+def _attention(model: nn.Module, found: Spec, place: Place, identity: bool, options: Mapping[str, Any]) -> nn.Module:
+    """The module for one place, on the device and of the type of the network there."""
+    if isinstance(place.child, Wrapper):
+        there = next((m for m in place.child.modules() if isinstance(m, nd.Attention)), place.child)
         raise ValueError(
-            f"{type(model).__name__} has no stages layer1, layer2, ...; give the residual network itself, not a wrapper"
+            f"{place.path} already has attention ({type(there).__name__}); "
+            "take it out first with attnzoo.eject(model), or choose another site, stages or blocks"
         )
-    for stage in stages:
-        if stage not in there:
-            raise ValueError(
-                f"stage {stage} is not in this {type(model).__name__}; it has {', '.join(map(str, there))}"
-            )
-    return list(dict.fromkeys(stages))
-
-
-def _places(model: nn.Module, stage: int, blocks: Blocks, site: str) -> Iterator[Place]:
-    layer = model.get_submodule(f"layer{stage}")
-    names = [name for name, _ in layer.named_children()]
-    chosen = [names[i] for i in _chosen(stage, len(names), blocks)] if site != "stage" else names[-1:]
-    for name in chosen:
-        path, block = f"layer{stage}.{name}", _bare(layer.get_submodule(name))
-        convs, norms = _numbered(block, "conv"), _numbered(block, "bn")
-        if not convs or not norms:
-            raise ValueError(f"{path} ({type(block).__name__}) has no children conv1, bn1, ...: no site for attention")
-        first = next((c for c in convs if max(_conv(block, c).kernel_size) > 1), convs[0])
-        width = _conv(block, convs[-1]).out_channels
-        if site == "out":
-            yield Place(f"{path}.{norms[-1]}", block, norms[-1], Attached, width, {})
-        elif site == "mid":
-            channels = _conv(block, convs[-1]).in_channels
-            yield Place(f"{path}.{convs[-1]}", block, convs[-1], AttachedBefore, channels, {})
-        elif site == "stage":
-            yield Place(path, layer, name, Attached, width, {})
-        else:
-            conv = _conv(block, first)
-            shape = {"out_channels": conv.out_channels, "stride": conv.stride}
-            yield Place(f"{path}.{first}", block, first, Replaced, conv.in_channels, shape)
-
-
-def _chosen(stage: int, count: int, blocks: Blocks) -> list[int]:
-    if blocks is None or blocks == "all":
-        return list(range(count))
-    if callable(blocks):
-        return [i for i in range(count) if blocks(stage, i)]
-    if isinstance(blocks, str):
-        if blocks not in ("first", "last"):
-            raise ValueError(
-                f"blocks={blocks!r} must be 'all', 'first', 'last', indices, or a function of (stage, index)"
-            )
-        return [0] if blocks == "first" else [count - 1]
-    for i in blocks:
-        if not -count <= i < count:
-            raise ValueError(f"block {i} is not in stage {stage}, which has blocks 0 to {count - 1}")
-    return sorted({i % count for i in blocks})
-
-
-def _numbered(block: nn.Module, prefix: str) -> list[str]:
-    """Children conv1, conv2, ... of a block, in order."""
-    names = [name for name, _ in block.named_children() if re.fullmatch(rf"{prefix}\d+", name)]
-    return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
-
-
-def _bare(module: nn.Module) -> Any:
-    """A module without the attention attached to it."""
-    while isinstance(module, Attached | Replaced | nd.Blend):
-        module = module.attention if isinstance(module, nd.Blend) else module.base
-    return module
-
-
-def _conv(block: nn.Module, name: str) -> Any:
-    conv = _bare(block.get_submodule(name))
-    if not isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if place.action == "replace" and identity:
         raise ValueError(
-            f"{name} of {type(block).__name__} is a {type(conv).__name__}, not a convolution: no site there"
+            f"identity=True: {found.name} would take the place of {place.path}, which is trained, "
+            "so no start leaves the output as it was; use identity=False"
         )
-    return conv
+    shape = dict(place.shape)
+    if found.site != "conv" and shape:
+        if shape["out_channels"] != place.channels or max(shape["stride"]) > 1:
+            raise ValueError(
+                f"{found.name} keeps the shape, but {place.path} makes {shape['out_channels']} of {place.channels} "
+                f"channels with stride {max(shape['stride'])}; replace it by a module of site conv"
+            )
+        shape = {}
+    try:
+        attn = create(found.name, place.channels, spatial_dims=place.spatial_dims, **shape, **options)
+    except ValueError as error:
+        raise ValueError(
+            f"{found.name} does not fit {place.path} with its {place.channels} channels: {error}"
+        ) from None
+    weight = _near(model, place.parent)
+    return (nd.Blend(attn) if identity else attn).to(weight.device, weight.dtype).train(model.training)
 
 
-def _spatial_dims(model: nn.Module) -> int:
-    return next(d for m in model.modules() for d in nd.AXES if isinstance(m, nd.conv(d)))
+def _near(model: nn.Module, parent: nn.Module) -> Tensor:
+    """A parameter that tells the device and type at some place of a network."""
+    return next(chain(parent.parameters(), model.parameters()), torch.empty(0))

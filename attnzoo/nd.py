@@ -64,7 +64,8 @@ def strips(x: Tensor) -> Tensor:
     torch.Size([2, 4, 16, 1])
     """
     pooled = [x.mean([a for a in axes(x) if a != axis]) for axis in axes(x)] if x.ndim > 3 else [x]
-    return torch.cat(pooled, 2).reshape(*x.shape[:2], -1, *(1,) * (x.ndim - 3))
+    strip = torch.cat(pooled, 2)
+    return strip.reshape(*strip.shape, *(1,) * (x.ndim - 3))
 
 
 def unstrip(z: Tensor, spatial: Sequence[int]) -> list[Tensor]:
@@ -92,7 +93,7 @@ def cross_spatial(x1: Tensor, x2: Tensor) -> Tensor:
     """
     x11, x12 = (m.mean(axes(m)).softmax(1).unsqueeze(1) for m in (x1, x2))  # (N, 1, C)
     w: Tensor = x11 @ x2.flatten(2) + x12 @ x1.flatten(2)
-    return w.reshape(-1, *x1.shape[2:])
+    return w.reshape(w.shape[0], *x1.shape[2:])
 
 
 def split(channels: int, groups: int, option: str = "groups") -> int:
@@ -115,23 +116,32 @@ def split(channels: int, groups: int, option: str = "groups") -> int:
     return channels // groups
 
 
-def squeeze(channels: int, reduction: int, least: int = 1) -> int:
-    """Width of a bottleneck: channels // reduction, but not less than `least`.
+def squeeze(channels: int, reduction: int, least: int = 1, divisor: int | None = None, keep: float = 0.0) -> int:
+    """Width of a bottleneck: channels / reduction in whole numbers, but not less than `least`.
 
     Args:
         channels: C.
         reduction: by how much they are squeezed.
         least: lower bound; many ports have none and end up with an empty layer.
+        divisor: None rounds down; a number gives the nearest multiple of it (of two the larger), one at least, as in
+            timm.
+        keep: with a divisor, the next multiple is taken where less than this share of channels / reduction would be
+            left; timm has 0.9 in some modules.
 
     Raises:
-        ValueError: `reduction` is not a positive number.
+        ValueError: `reduction` or `divisor` is not a positive number.
 
-    >>> squeeze(512, 16)
-    32
+    >>> squeeze(512, 16), squeeze(64, 16), squeeze(64, 16, divisor=8)
+    (32, 4, 8)
     """
     if reduction < 1:
         raise ValueError(f"reduction={reduction} must be at least 1")
-    return max(least, channels // reduction)
+    if divisor is None:
+        return max(least, channels // reduction)
+    if divisor < 1:
+        raise ValueError(f"divisor={divisor} must be at least 1, or None")
+    width = max(least, divisor, (2 * channels + reduction * divisor) // (2 * reduction * divisor) * divisor)
+    return width + divisor if width < keep * channels / reduction else width
 
 
 def odd(kernel_size: int) -> int:
@@ -163,16 +173,16 @@ class Attention(nn.Module):
     """Base of the modules: features (N, C, *spatial) in, features of the same shape out.
 
     Args:
-        channels: C.
-        spatial_dims: the number of spatial axes.
+        channels: C; None leaves it to the module to refuse other features than it was made for.
+        spatial_dims: the number of spatial axes, or None likewise.
 
     Raises:
         ValueError: `channels` is not a positive number.
     """
 
-    def __init__(self, channels: int, spatial_dims: int) -> None:
+    def __init__(self, channels: int | None = None, spatial_dims: int | None = None) -> None:
         super().__init__()
-        if channels < 1:
+        if channels is not None and channels < 1:
             raise ValueError(f"channels={channels} must be at least 1")
         self.channels = channels
         self.spatial_dims = spatial_dims
@@ -194,6 +204,8 @@ class Attention(nn.Module):
         Raises:
             ValueError: another number of channels or of spatial axes.
         """
+        if self.channels is None or self.spatial_dims is None:
+            return
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.channels:
             raise ValueError(
                 f"{type(self).__name__} was made for (N, {self.channels}, {AXES[self.spatial_dims]}) "
@@ -217,9 +229,9 @@ class Gate(Attention):
         """Scale features x (N, C, *spatial) by their gate."""
         self.check(x)
         gate = self.gate(x)
-        if gate.shape[1] in (1, self.channels):
+        if gate.shape[1] in (1, x.shape[1]):
             return x * gate
-        groups = x.reshape(x.shape[0], gate.shape[1], -1, *x.shape[2:])
+        groups: Tensor = x.unflatten(1, (gate.shape[1], -1))
         return (groups * gate.unsqueeze(2)).reshape(x.shape)
 
 
@@ -229,12 +241,17 @@ class PooledGate(nn.Module):
     Args:
         kernel_size: odd edge of the convolution's kernel.
         spatial_dims: axes of the pooled map.
+        mean_first: whether the convolution sees [mean; max].
+        momentum: of the batch norm; the default is the authors', in both papers.
     """
 
-    def __init__(self, kernel_size: int, spatial_dims: int) -> None:
+    def __init__(
+        self, kernel_size: int, spatial_dims: int, *, mean_first: bool = False, momentum: float = 0.01
+    ) -> None:
         super().__init__()
+        self.mean_first = mean_first
         self.conv = conv(spatial_dims)(2, 1, odd(kernel_size), padding=kernel_size // 2, bias=False)
-        self.bn = batch_norm(spatial_dims)(1, momentum=0.01)  # the authors' momentum, in both papers
+        self.bn = batch_norm(spatial_dims)(1, momentum=momentum)
 
     def forward(self, x: Tensor, axis: int, order: Sequence[int] | None = None) -> Tensor:
         """Pool x along `axis` and gate what is left.
@@ -249,7 +266,8 @@ class PooledGate(nn.Module):
         """
         rest = [a for a in range(1, x.ndim) if a != axis]
         # max(dim) sends the gradient to one position, as the authors' code does; amax would share it among ties.
-        pooled = torch.stack((x.max(axis).values, x.mean(axis)), 1)
+        pools = x.max(axis).values, x.mean(axis)
+        pooled = torch.stack(pools[::-1] if self.mean_first else pools, 1)
         if order is None or list(order) == rest:
             return self._squash(pooled).unsqueeze(axis)
         there = [0, 1, *(rest.index(a) + 2 for a in order)]

@@ -1,20 +1,31 @@
-"""The authors' released weights, turned into ours."""
+"""The authors' released weights, turned into ours: state dicts of one module, and files of whole ResNets."""
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from attnzoo.registry import spec
+from attnzoo.inject import inject
+from attnzoo.registry import check_options, spec
+from attnzoo.state_dicts import difference, read_state_dict
+
+log = logging.getLogger(__name__)
 
 # Where our names differ from the authors': (pattern, replacement), applied in turn.
 _RENAMES: dict[str, list[tuple[str, str]]] = {
+    "se": [(r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2.")],
     "cbam": [(r"^ChannelGate\.mlp\.1\.", "mlp.0."), (r"^ChannelGate\.mlp\.3\.", "mlp.2."), (r"^SpatialGate\.", "")],
     "triplet": [
-        (r"^ChannelGateH\.spatial\.", "cw.conv."),
-        (r"^ChannelGateW\.spatial\.", "hc.conv."),
-        (r"^SpatialGate\.spatial\.", "hw.conv."),
-        (r"^(\w+)\.conv\.(conv|bn)\.", r"\1.\2."),
+        (r"^ChannelGateH\.", "cw."),
+        (r"^ChannelGateW\.", "hc."),
+        (r"^SpatialGate\.", "hw."),
+        (r"^(\w+)\.(?:spatial|conv)\.(conv|bn)\.", r"\1.\2."),
     ],
     "bam": [
         (r"^channel_att\.gate_c\.gate_c_fc_0\.", "channel.0."),
@@ -39,9 +50,18 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
         (r"^concat_project\.0\.", "pair."),
     ],
     "epsa": [(rf"^conv_{i + 1}\.", f"convs.{i}.") for i in range(4)] + [(r"^se\.", "")],
+    "sk": [  # PytorchInsight's; pppLang's are ours
+        (r"^conv2\.", "convs.0.0."),
+        (r"^bn2\.", "convs.0.1."),
+        (r"^conv2g\.", "convs.1.0."),
+        (r"^bn2g\.", "convs.1.1."),
+        (r"^conv_fc1\.", "fc.0."),
+        (r"^bn_fc1\.", "fc.1."),
+        (r"^conv_fc2\.", "fcs."),
+    ],
 }
-
-_LINEAR: dict[str, tuple[str, ...]] = {"se": ("fc.",), "gc": ("add.", "mul.")}
+# What the authors write as 1x1 convolutions of pooled features are linear maps here.
+_LINEAR: dict[str, tuple[str, ...]] = {"se": ("fc.",), "gc": ("add.", "mul."), "sk": ("fc.", "fcs.")}
 
 
 def convert_module(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,11 +81,323 @@ def convert_module(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> list(convert_module("epsa", {"conv_1.weight": torch.zeros(1)}))
     ['convs.0.weight']
     """
-    spec(name)
+    module = spec(name).name
     converted = {}
     for key, value in state.items():
-        for pattern, replacement in _RENAMES.get(name, []):
+        for pattern, replacement in _RENAMES.get(module, []):
             key = re.sub(pattern, replacement, key)
-        # What the authors write as 1x1 convolutions of pooled features are linear maps here.
-        converted[key] = value[..., 0, 0] if value.ndim > 2 and key.startswith(_LINEAR.get(name, ())) else value
+        if value.ndim > 2 and key.startswith(_LINEAR.get(module, ())):
+            value = value[..., 0, 0]
+        if module == "sk" and key == "fcs.weight":  # one map for both branches
+            converted["fcs.0.weight"], converted["fcs.1.weight"] = value.chunk(2)
+        else:
+            converted[key] = value
     return converted
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How the files of one module's ResNets are named.
+
+    Attributes:
+        sign: a pattern of a key that tells such a file from others.
+        own: a pattern of the attention's keys within a block (or, of the whole file, for what stands between stages);
+            its group is the key within the module.
+        child: what the authors call the attention in a block, or in the network.
+        place: where it is: "out", "stage", after the second convolution ("conv2") or in place of it ("conv").
+        options: the module's options, read off its converted state and its channels.
+    """
+
+    sign: str
+    own: str
+    child: str
+    place: str
+    options: Callable[[Mapping[str, Tensor], int], dict[str, Any]]
+
+
+_SHELL = r"(?:(?:conv|bn)\d|downsample\.\d)\.(?:weight|bias|running_mean|running_var|num_batches_tracked)$"
+_BESIDE = rf"(?!{_SHELL})\w+\.(.+)"  # whatever the authors call the child of the block
+
+
+def _epsa(state: Mapping[str, Tensor], channels: int) -> dict[str, Any]:
+    weights = [state[f"convs.{i}.weight"] for i in range(4)]
+    return {
+        "kernels": tuple(w.shape[-1] for w in weights),
+        "groups": tuple(channels // w.shape[1] for w in weights),
+        "reduction": weights[0].shape[0] // state["fc1.weight"].shape[0],
+    }
+
+
+FAMILIES: dict[str, Family] = {
+    "cbam": Family(
+        r"\.ChannelGate\.mlp\.",
+        _BESIDE,
+        "cbam",
+        "out",
+        lambda s, c: {
+            "reduction": c // s["mlp.0.weight"].shape[0],
+            "spatial": any(k.startswith("spatial.") for k in s),
+            **({"kernel_size": s["spatial.conv.weight"].shape[-1]} if "spatial.conv.weight" in s else {}),
+        },
+    ),
+    "bam": Family(
+        r"^bam\d\.",
+        r"bam\d\.(.+)",
+        "bam",
+        "stage",
+        lambda s, c: {"reduction": c // s["channel.0.weight"].shape[0]},
+    ),
+    "triplet": Family(
+        r"\.(?:ChannelGateH|cw)\.(?:spatial|conv)\.",
+        _BESIDE,
+        "triplet_attention",
+        "out",
+        lambda s, c: {"kernel_size": s["cw.conv.weight"].shape[-1], "spatial": any(k.startswith("hw.") for k in s)},
+    ),
+    "sa": Family(r"\.cweight$", _BESIDE, "sa", "out", lambda s, c: {"groups": c // (2 * s["cweight"].shape[1])}),
+    "eca": Family(r"\.eca\.conv\.", _BESIDE, "eca", "out", lambda s, c: {"kernel_size": s["conv.weight"].shape[-1]}),
+    "sge": Family(r"\.sge\.", _BESIDE, "sge", "out", lambda s, c: {"groups": s["weight"].shape[1]}),
+    "simam": Family(r"\.conv2\.0\.weight$", r"(?!)", "conv2.0", "conv2", lambda s, c: {"regularisation": 0.1}),
+    "epsa": Family(r"\.conv2\.conv_1\.", r"conv2\.(\D.*\..+)", "conv2", "conv", _epsa),
+    "sk": Family(
+        r"\.conv2g\.",
+        r"((?:conv2|bn2|conv2g|bn2g|conv_fc\d|bn_fc1)\..+)",
+        "conv2g",
+        "conv",
+        lambda s, c: {
+            "kernels": (s["convs.0.0.weight"].shape[-1], s["convs.1.0.weight"].shape[-1]),
+            "groups": (c // s["convs.0.0.weight"].shape[1], c // s["convs.1.0.weight"].shape[1]),
+            "reduction": c // s["fc.0.weight"].shape[0],
+            "min_width": 1,
+            "norm": True,
+            "bias": False,
+        },
+    ),
+    "res2net": Family(
+        r"\.\d+\.convs\.0\.weight",
+        r"((?:convs|bns)\..+)",
+        "convs",
+        "conv",
+        lambda s, c: {"scale": c // s["convs.0.weight"].shape[0]},
+    ),
+    "se": Family(
+        r"\.\d+\.\w+\.(?:fc\.0|fc1)\.",
+        _BESIDE,
+        "se",
+        "out",
+        lambda s, c: {"reduction": c // s["fc.0.weight"].shape[0], "bias": any(k.endswith("bias") for k in s)},
+    ),
+}
+
+
+def identify(source: str | Path | Mapping[str, Any]) -> str:
+    """The module that a released file's network has.
+
+    Args:
+        source: see `load`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that holds no state dict, or none of a network that is known here.
+
+    >>> identify({"layer1.0.sge.weight": torch.zeros(1, 64, 1, 1)})
+    'sge'
+    """
+    keys = read_state_dict(source)
+    for name, family in FAMILIES.items():
+        if any(re.search(family.sign, key) for key in keys):
+            return name
+    origin = source if isinstance(source, str | Path) else "the state dict"
+    raise ValueError(f"{origin} is of no network with {', '.join(FAMILIES)}; its keys are {', '.join(list(keys)[:3])}")
+
+
+def load(name: str, source: str | Path | Mapping[str, Any], **options: Any) -> nn.Module:
+    """The ResNet that a released file was made for, with our modules in it and the file's weights.
+
+    Depth, widths, stem, groups, classes and the modules' options are read off the file's names and shapes. The network
+    is torchvision's, changed where the authors' differs, with attention as `attnzoo.inject` puts it there: se (of
+    moskomule, PytorchInsight, timm and timm's legacy_*), cbam and bam (of the authors and PytorchInsight), sa, triplet,
+    epsa, eca, sge, simam, sk (PytorchInsight) and res2net.
+
+    Args:
+        name: the module, a name or an alias of it.
+        source: a file written by `torch.save`, a state dict, or what a checkpoint holds one in.
+        **options: of the module, where the file does not tell: SimAM's regularisation (0.1, as the authors trained).
+
+    Returns:
+        The network, in eval mode, with `num_features` and `num_classes` as attributes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown module, one without released networks, or a file that does not fit: the message names
+            the foreign and the missing keys.
+        TypeError: an unknown option.
+
+    >>> import torchvision
+    >>> theirs = inject(torchvision.models.resnet18(), "se").state_dict()
+    >>> theirs = {key.replace(".bn2.attn.", ".se."): value for key, value in theirs.items()}
+    >>> load("se", {"state_dict": theirs}).num_features
+    512
+    """
+    found = spec(name)
+    check_options(found, options)
+    if found.name not in FAMILIES:
+        raise ValueError(
+            f"no ResNet with {found.name} was published whose files are known here; there are {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[found.name]
+    origin = source if isinstance(source, str | Path) else "the state dict"
+    theirs = read_state_dict(source)
+    # What thop leaves in a network that it has counted is no weight.
+    left = [k for k in theirs if k.endswith(("total_ops", "total_params"))]
+    file = _File(family, {k: v for k, v in theirs.items() if k not in left})
+    model = _network(origin, file)
+    ours, names = dict(file.shell), dict(file.names)
+    told: dict[str, Any] = {}
+    for block, (path, action, channels) in _places(model, family).items():
+        converted = {}
+        for within, key in file.parts.get(block, {}).items():
+            for own_key, value in convert_module(found.name, {within: theirs[key]}).items():
+                converted[own_key] = value
+                names[f"{path}.attn.{own_key}"] = key
+        with suppress(KeyError, ZeroDivisionError):  # what is missing is named below; until then the last block's do
+            told = family.options(converted, channels)
+        first = {"first": block.endswith(".0")} if found.name == "res2net" else {}
+        inject(model, found.name, where={path: action}, **{**told, **first, **options})
+        ours |= {f"{path}.attn.{key}": value for key, value in converted.items()}
+    own = model.state_dict()
+    expected = {file.name_of(key, names): value for key, value in own.items()}
+    problem = difference({**theirs, **{names[key]: v for key, v in ours.items()}}, expected, ignore=left)
+    if problem:
+        raise ValueError(f"{origin} does not fit a ResNet with {found.name}: {problem}")
+    if not any(value.is_meta for value in own.values()):  # where only the shapes are wanted
+        model.load_state_dict(ours)
+    new, renamed = len(own.keys() - ours.keys()), sum(key != name for key, name in names.items())
+    log.info("%s: %d loaded, %d renamed, %d new, %d left", origin, len(theirs) - len(left), renamed, new, len(left))
+    return model.eval()
+
+
+class _File:
+    """A file's entries: those of the plain network under torchvision's names, and the attention's by block."""
+
+    def __init__(self, family: Family, theirs: Mapping[str, Tensor]) -> None:
+        self.family = family
+        self.caffe = any(key.startswith("layer0.") for key in theirs)
+        self.shell: dict[str, Tensor] = {}  # torchvision's name -> value
+        self.names: dict[str, str] = {}  # torchvision's name -> the file's
+        self.parts: dict[str, dict[str, str]] = {}  # block, or stage -> name within the module -> the file's
+        for key, value in theirs.items():
+            block = re.match(r"(layer[1-9]\.\d+)\.(.+)", key)
+            if family.place == "stage":
+                own, at = re.fullmatch(family.own, key), f"layer{key[3:4]}"
+            else:
+                own, at = (re.fullmatch(family.own, block[2]), block[1]) if block else (None, "")
+            if own:
+                self.parts.setdefault(at, {})[own[1]] = key
+            elif not (family.place == "conv2" and block and block[2] == "conv2.weight"):  # of a network without it
+                plain = re.sub(r"^layer0\.", "", re.sub(r"^last_linear\.", "fc.", key))
+                plain = plain.replace(".conv2.0.", ".conv2.") if family.place == "conv2" else plain
+                self.shell[plain], self.names[plain] = value, key
+
+    def name_of(self, key: str, names: Mapping[str, str]) -> str:
+        """What the file calls, or would call, an entry of our network."""
+        if key in names or key.endswith("num_batches_tracked"):  # which old files do not have
+            return names.get(key, key)
+        place, attn, within = key.partition(".attn.")
+        if attn:
+            block = ".".join(place.split(".")[:2])
+            known = next((n for k, n in names.items() if k.endswith(f".attn.{within}")), None)
+            if self.family.place == "stage":
+                return f"bam{place[5]}.{known.partition('.')[2] if known else '*'}"
+            return f"{block}.{known.split('.', 2)[2] if known else self.family.child + '.*'}"
+        if self.caffe:
+            key = key.replace("fc.", "last_linear.") if key.startswith("fc.") else key
+            return f"layer0.{key}" if re.match(r"(conv|bn)1\.", key) else key
+        return key.replace(".conv2.", ".conv2.0.") if self.family.place == "conv2" else key
+
+
+def _places(model: nn.Module, family: Family) -> dict[str, tuple[str, Any, int]]:
+    """Of each block (or stage) with attention: where it goes, how, and the channels it sees."""
+    places: dict[str, tuple[str, Any, int]] = {}
+    for stage in (1, 2, 3, 4):
+        blocks: Any = model.get_submodule(f"layer{stage}")
+        for i, block in enumerate(blocks):
+            path, norm = f"layer{stage}.{i}", "bn3" if hasattr(block, "bn3") else "bn2"
+            if family.place == "out":
+                places[path] = (f"{path}.{norm}", "after", getattr(block, norm).num_features)
+            elif family.place in ("conv", "conv2"):
+                action = "replace" if family.place == "conv" else "after"
+                places[path] = (f"{path}.conv2", action, block.conv2.in_channels)
+            elif stage < 4 and i == len(blocks) - 1:
+                places[f"layer{stage}"] = (path, "after", getattr(block, norm).num_features)
+    return places
+
+
+def _network(origin: Any, file: _File) -> nn.Module:
+    """torchvision's ResNet with the sizes of a file, and the layout of the SE authors' Caffe networks if it is one.
+
+    Those have a bottleneck's stride in its first convolution, a max pool without padding, and in basic blocks a ReLU
+    before the attention.
+    """
+    from timm.layers import BatchNormAct2d
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    shell, caffe = file.shell, file.caffe
+
+    def size(*entries: str) -> int:
+        """The length of the first of some entries that is there."""
+        for entry in entries:
+            if entry in shell and shell[entry].ndim:
+                return shell[entry].shape[0]
+        raise ValueError(f"{origin} is no file of a ResNet: missing keys {entries[0]}")
+
+    stem = shell.get("conv1.weight", torch.empty(0))
+    if stem.ndim != 4:
+        raise ValueError(f"{origin} is no file of a ResNet: missing keys conv1.weight")
+    kernel, classes = stem.shape[-1], size("fc.weight", "fc.bias")
+    deep = any(re.match(r"layer\d\.\d+\.conv3\.", key) for key in shell)
+    with torch.device("meta"):  # for its class and its forward; its layers are made below
+        model: Any = ResNet(Bottleneck if deep else BasicBlock, [1, 1, 1, 1])
+    width = stem.shape[0]
+    # A small stem, for small images, keeps their size.
+    model.conv1 = nn.Conv2d(stem.shape[1], width, kernel, 2 if kernel > 3 else 1, kernel // 2, bias=False)
+    model.bn1 = nn.BatchNorm2d(width)
+    if kernel <= 3:
+        model.maxpool = nn.Identity()
+    elif caffe:
+        model.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+    for stage in (1, 2, 3, 4):
+        layer = f"layer{stage}"
+        count = 1 + max((int(m[1]) for m in (re.match(rf"{layer}\.(\d+)\.", key) for key in shell) if m), default=-1)
+        if not count:
+            raise ValueError(f"{origin} is no file of a ResNet: missing keys {layer}.*")
+        blocks = []
+        for i in range(count):
+            at, last = f"{layer}.{i}", "3" if deep else "2"
+            inner = size(*(f"{at}.{key}" for key in ("bn1.weight", "conv1.weight", "bn1.bias")))
+            out = size(*(f"{at}.{key}" for key in (f"bn{last}.weight", f"conv{last}.weight", f"bn{last}.bias")))
+            stride = 2 if stage > 1 and i == 0 else 1
+            downsample = None
+            if stride > 1 or width != out:
+                downsample = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            conv2 = shell.get(f"{at}.conv2.weight", torch.empty(inner, inner))
+            groups = max(1, inner // conv2.shape[1])
+            if deep:
+                # torchvision rounds planes * base_width / 64 down to the width of one group.
+                base = 64 * (inner // groups + 0.5) / (out // 4)
+                block: Any = Bottleneck(width, out // 4, stride, downsample, groups, base)
+            else:
+                block = BasicBlock(width, out, stride, downsample)
+            if caffe and deep and groups == 1:
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+            elif caffe and not deep:
+                block.bn2 = BatchNormAct2d(out)
+            if file.family.place == "conv" and not any(key.startswith(f"{at}.bn2.") for key in shell):
+                block.bn2 = nn.Identity()  # the attention has its own norms
+            blocks.append(block)
+            width = out
+        setattr(model, layer, nn.Sequential(*blocks))
+    model.fc = nn.Linear(width, classes)
+    model.num_features, model.num_classes = width, classes
+    network: nn.Module = model
+    return network

@@ -5,16 +5,34 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 
 class Part(BaseModel):
-    """A recipe or a part of one: fields are checked, frozen, and none may be misspelt."""
+    """A recipe or a part of one: fields are checked, frozen, and none may be misspelt.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    >>> class Training(Part):
+    ...     epochs: int = 3
+    >>> Training(epochs=5).epochs
+    5
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python counts among the numbers
+        raise ValueError("must be a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+PositiveCount = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 
 
 P = TypeVar("P", bound=Part)
@@ -58,12 +76,23 @@ def load(recipe: str | Path, model: type[P], changes: Mapping[str, Any] | None =
     Raises:
         FileNotFoundError: no such recipe.
         ValueError: not YAML, or fields that are misspelt or ill-typed; with the file, the line and the valid ones.
+
+    >>> class Mine(Part):
+    ...     name: str
+    ...     epochs: int = 3
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = (Path(folder) / "mine.yaml").write_text("name: mine")
+    ...     load(f"{folder}/mine.yaml", Mine, {"epochs": 5})
+    Mine(name='mine', epochs=5)
     """
     path = find(recipe)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
         tree = yaml.compose(text, yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -75,7 +104,9 @@ def load(recipe: str | Path, model: type[P], changes: Mapping[str, Any] | None =
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(e, path, tree, model) for e in error.errors()[:3])) from None
+        errors = [_Error(tuple(p for p in e["loc"] if not str(p).startswith("function-")), e) for e in error.errors()]
+        told = [e for e in errors if not _told_already(e, errors)][:3]
+        raise ValueError("; ".join(_explain(e, path, tree, model, changes or {}) for e in told)) from None
 
 
 def put(content: dict[str, Any], dotted: str, value: Any) -> None:
@@ -100,19 +131,48 @@ def put(content: dict[str, Any], dotted: str, value: Any) -> None:
     content[last] = value
 
 
-def _explain(error: Any, path: Path, tree: yaml.Node | None, model: type[BaseModel]) -> str:
-    # Pydantic adds the names of validators and of the arms of unions to the path; they are no fields of the file.
-    field = [part for part in error["loc"] if isinstance(part, int) or not part.startswith("function-")]
-    where = f"{path}:{_line(tree, field)}: {'.'.join(map(str, field)) or 'recipe'}"
-    if error["type"] == "extra_forbidden":
+class _Error(NamedTuple):
+    """An error of pydantic's, and its field without the names of validators, which are no fields of the file."""
+
+    field: tuple[int | str, ...]
+    details: Any
+
+
+def _told_already(error: _Error, errors: Sequence[_Error]) -> bool:
+    """Whether an error only follows from another: of a list without its wrong entries, of a field that is misspelt."""
+    for other in errors:
+        if len(other.field) > len(error.field) and other.field[: len(error.field)] == error.field:
+            return True
+        strange = other.details["type"] == "extra_forbidden" and other.field[:-1] == error.field[:-1]
+        if strange and error.details["type"] == "missing" and _near(str(other.field[-1]), [str(error.field[-1])]):
+            return True
+    return False
+
+
+def _near(word: str, words: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(word, words, n=1)
+
+
+def _explain(
+    error: _Error, path: Path, tree: yaml.Node | None, model: type[BaseModel], changes: Mapping[str, Any]
+) -> str:
+    field, details = error
+    dotted = ".".join(map(str, field))
+    # A change is no line of the file: it is cited itself.
+    change = next((c for c in changes if f"{dotted}.".startswith(f"{c}.") or f"{c}.".startswith(f"{dotted}.")), None)
+    where = f"{path}:{_line(tree, field)}" if change is None else f"{path} with {change}={changes[change]}"
+    where = f"{where}: {dotted or 'recipe'}"
+    if details["type"] == "extra_forbidden":
         valid = _fields(model, field[:-1])
-        near = difflib.get_close_matches(str(field[-1]), valid, n=1)
+        near = _near(str(field[-1]), valid)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where} is not a field; {hint}valid: {', '.join(valid)}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
+    if details["type"] == "missing":
         return f"{where} is missing"
-    return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "value_error" and isinstance(details["input"], dict):
+        return f"{where}: {message}"  # of a whole part: the message shows the values that matter
+    return f"{where} = {details['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _line(node: yaml.Node | None, field: Sequence[int | str]) -> int:

@@ -7,11 +7,15 @@ import inspect
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Literal, TypeVar, get_args
+from numbers import Integral, Real
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import torch
 from torch import nn
 
 Site = Literal["out", "mid", "conv", "stage"]
@@ -32,6 +36,8 @@ class Spec:
         dims: the numbers of spatial axes it is defined for.
         site: where it goes in a residual block unless the user says otherwise (see `attnzoo.inject`).
         aliases: other names that the field uses for it.
+        golden: its 2D outputs, gradients and buffers were compared with its authors' code.
+        year: of the paper.
     """
 
     name: str
@@ -40,18 +46,19 @@ class Spec:
     dims: frozenset[int]
     site: Site
     aliases: tuple[str, ...] = ()
+    golden: bool = False
+    year: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The module's own options and their defaults, read off the constructor.
 
-        >>> spec("se").options
-        {'reduction': 16, 'bias': False}
+        >>> spec("se").options["reduction"]
+        16
         """
-        parameters = inspect.signature(self.cls).parameters.values()
         return {
             p.name: p.default
-            for p in parameters
+            for p in _parameters(self).values()
             if p.kind is p.KEYWORD_ONLY and p.name not in ("spatial_dims", *_PLACE)
         }
 
@@ -71,7 +78,14 @@ _found = False
 
 
 def register(
-    name: str, *, paper: str = "", site: Site = "out", dims: Iterable[int] = (2, 3), aliases: Iterable[str] = ()
+    name: str,
+    *,
+    paper: str = "",
+    site: Site = "out",
+    dims: Iterable[int] = (2, 3),
+    aliases: Iterable[str] = (),
+    golden: bool = False,
+    year: int | None = None,
 ) -> Callable[[type[M]], type[M]]:
     """Class decorator that adds an attention module to the zoo.
 
@@ -85,6 +99,8 @@ def register(
         site: "out", "mid", "conv" or "stage" (see `attnzoo.inject`).
         dims: the numbers of spatial axes it is defined for.
         aliases: other names that `create` shall take for it.
+        golden: whether its 2D outputs, gradients and buffers were compared with its authors' code.
+        year: of the paper.
 
     Raises:
         ValueError: an ill-formed or taken name, or an unknown site.
@@ -114,7 +130,7 @@ def register(
                     f"module name {each!r} is taken by {taken.cls.__module__}.{taken.cls.__qualname__}; "
                     f"register {cls.__module__}.{cls.__qualname__} under another name"
                 )
-        _specs[name] = Spec(name, cls, paper, frozenset(dims), site, names[1:])
+        _specs[name] = Spec(name, cls, paper, frozenset(dims), site, names[1:], golden, year)
         return cls
 
     return add
@@ -149,8 +165,10 @@ def _find() -> None:
         try:
             entry.load()
         except Exception as error:  # a broken third party must not take the zoo down
-            origin = entry.dist.name if entry.dist else "an unknown package"
-            warnings.warn(f"attnzoo modules of {origin} ({entry.value}) were not loaded: {error}", stacklevel=3)
+            origin, reason = entry.dist.name if entry.dist else "an unknown package", " ".join(str(error).split())
+            text = f"attnzoo modules of {origin} ({entry.value}) were not loaded: {reason}"
+            # As of that package: a line of ours would only mislead.
+            warnings.warn_explicit(text, UserWarning, entry.value, 0)
 
 
 def spec(name: str) -> Spec:
@@ -161,10 +179,13 @@ def spec(name: str) -> Spec:
 
     Raises:
         ValueError: no such module; the message names near matches.
+        TypeError: something else than a name.
 
     >>> spec("coord").name, spec("mpe").site
     ('ca', 'mid')
     """
+    if not isinstance(name, str):
+        raise TypeError(f"{_shown(name)} is not the name of a module; give one as a string, such as 'se'")
     _find()
     names = _by_name()
     if name not in names:
@@ -201,6 +222,39 @@ def list_modules(pattern: str = "*", *, spatial_dims: int | None = None, site: s
     return sorted(names, key=lambda n: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", n)])
 
 
+def catalogue(pattern: str = "*", channels: int = 256) -> list[dict[str, str]]:
+    """The modules as rows of a table: name, idea, paper, year, site, dims, parameters, golden.
+
+    Args:
+        pattern: a name with wildcards.
+        channels: C for which the parameters of the 2D module (3D, where there is no other) are counted.
+
+    >>> catalogue("se")[0]["parameters at C=256"]
+    '8,192'
+    """
+    rows = []
+    for each in map(spec, list_modules(pattern)):
+        with torch.device("meta"):
+            try:
+                module = create(each.name, channels, spatial_dims=min(each.dims))
+                count = f"{sum(p.numel() for p in module.parameters()):,}"
+            except ValueError:  # a module whose defaults do not fit
+                count = "-"
+        rows.append(
+            {
+                "name": each.name,
+                "idea": each.idea,
+                "paper": each.paper,
+                "year": str(each.year or "-"),
+                "site": each.site,
+                "dims": ", ".join(f"{d}D" for d in sorted(each.dims)),
+                f"parameters at C={channels}": count,
+                "golden": "yes" if each.golden else "no",
+            }
+        )
+    return rows
+
+
 def create(name: str, channels: int, *, spatial_dims: int = 2, **options: Any) -> nn.Module:
     """Make an attention module: (N, C, *spatial) -> the same shape.
 
@@ -212,38 +266,131 @@ def create(name: str, channels: int, *, spatial_dims: int = 2, **options: Any) -
 
     Raises:
         ValueError: an unknown name, a dimension the module is not defined for, or an option's value that does not fit.
-        TypeError: an unknown option; the message names the valid ones.
+        TypeError: an unknown option, the message names the valid ones; or a value of the wrong type.
 
     >>> import torch
     >>> create("mpe", channels=512, groups=8)(torch.randn(2, 512, 7, 9)).shape
     torch.Size([2, 512, 7, 9])
     """
     found = spec(name)
-    if spatial_dims not in found.dims:
-        raise ValueError(f"{name} is defined for spatial_dims={_either(found.dims)}, not for {spatial_dims}")
+    _check_value(name, "channels", channels, int)
+    _check_value(name, "spatial_dims", spatial_dims, int)
+    check_dims(found, spatial_dims)
     check_options(found, options, place=True)
     return found.cls(channels, spatial_dims=spatial_dims, **options)
 
 
-def check_options(found: Spec, options: Iterable[str], *, place: bool = False) -> None:
-    """Refuse options that a module does not have.
+def check_dims(found: Spec, spatial_dims: int) -> None:
+    """Refuse a number of spatial axes that a module is not defined for.
 
     Args:
         found: the module.
-        options: names of options.
+        spatial_dims: the number of spatial axes.
+
+    Raises:
+        ValueError: it is another one.
+
+    >>> check_dims(spec("se"), 3)
+    """
+    if spatial_dims not in found.dims:
+        raise ValueError(f"{found.name} is defined for spatial_dims={_either(found.dims)}, not for {spatial_dims}")
+
+
+def check_options(found: Spec, options: Mapping[str, Any], *, place: bool = False) -> None:
+    """Refuse options that a module does not have, and values of another type than its constructor says.
+
+    Args:
+        found: the module.
+        options: by name. What the constructor does not annotate is not checked.
         place: whether `out_channels` and `stride` are allowed where it takes them: they belong to a place in a network.
 
     Raises:
-        TypeError: an unknown option; the message names the valid ones.
+        TypeError: an unknown option, the message names the valid ones; or a value of the wrong type.
+        ValueError: a value that is not one of those listed by the annotation.
 
-    >>> check_options(spec("se"), ["reduction"])
+    >>> check_options(spec("se"), {"reduction": 8})
     """
-    shape = set(_PLACE) & set(inspect.signature(found.cls).parameters) if place else set()
-    for option in options:
-        if option not in found.options and option not in shape:
-            near = difflib.get_close_matches(option, found.options, n=1)
+    valid, kinds = found.options, _annotations(found)
+    taken = {*valid, *(_PLACE if place else ())} & _parameters(found).keys()
+    for option, value in options.items():
+        if option not in taken:
+            near = difflib.get_close_matches(option, valid, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise TypeError(f"{found.name} has no option {option!r}; {hint}valid: {', '.join(found.options) or 'none'}")
+            raise TypeError(f"{found.name} has no option {option!r}; {hint}valid: {', '.join(valid) or 'none'}")
+        if option in kinds:
+            _check_value(found.name, option, value, kinds[option])
+
+
+# Read once per class: they take longer than making a small module.
+@cache
+def _parameters(found: Spec) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(found.cls).parameters
+
+
+@cache
+def _annotations(found: Spec) -> Mapping[str, Any]:
+    try:
+        return MappingProxyType(get_type_hints(found.cls.__init__))
+    except Exception:  # annotations of another package may name what is not there at run time
+        return {}
+
+
+def _check_value(name: str, option: str, value: object, kind: Any) -> None:
+    if not _fits(value, kind):
+        listed = isinstance(value, str) and any(get_origin(k) is Literal for k in (kind, *get_args(kind)))
+        error = ValueError if listed else TypeError
+        raise error(f"{option}={_shown(value)} of {name} must be {_words(kind)}")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is what an annotation says; one that Python cannot check allows everything."""
+    origin, args = _parts(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if _is_sequence(origin):
+        # A string is a sequence of strings, as typing has it; a list is as good as a tuple, since YAML has no other.
+        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        return isinstance(value, Sequence) and all(any(_fits(item, arg) for arg in args) for item in items)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    try:
+        return isinstance(value, kind)
+    except TypeError:
+        return True
+
+
+_WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+
+
+def _words(kind: Any) -> str:
+    """An annotation as an error spells it.
+
+    >>> _words(int | Sequence[int] | None)
+    'an integer or a sequence (each an integer) or None'
+    """
+    origin, args = _parts(kind)
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, args))
+    if _is_sequence(origin):
+        return f"a sequence (each {' or '.join(map(_words, args))})"
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _parts(kind: Any) -> tuple[Any, list[Any]]:
+    """What a generic annotation is, and what of; the dots of tuple[int, ...] say nothing."""
+    return get_origin(kind), [arg for arg in get_args(kind) if arg is not Ellipsis]
+
+
+def _is_sequence(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _shown(value: object) -> str:
+    return " ".join(repr(value).split())
 
 
 def _either(dims: Iterable[int]) -> str:

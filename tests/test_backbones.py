@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import attnzoo
 from attnzoo import create_backbone
 from attnzoo.backbones.resnet3d import PadShortcut, resnet3d
+from attnzoo.inject import attentions
 
 CLASSES = (8, 400, 700, 1039)
 # Depth -> millions of parameters for each number of classes, and with shortcut A (400); state-dict entries;
@@ -329,3 +330,71 @@ def test_bad_options_are_refused(error: type[Exception], shown: str, name: str, 
     with torch.device("meta"), pytest.raises(error, match=shown) as caught:
         create_backbone(name, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file named and nested as the SE networks of moskomule are, of ten classes."""
+    state = create_backbone("torchvision/resnet18", attn="se", num_classes=10).state_dict()
+    state = {f"module.{key.replace('.bn2.attn.', '.se.')}": value for key, value in state.items()}
+    path = tmp_path_factory.mktemp("released") / "se_resnet18.pth"
+    torch.save({"epoch": 90, "state_dict": state}, path)
+    return path
+
+
+def test_a_released_file_is_a_backbone(released: Path) -> None:
+    state = torch.load(released, weights_only=True)["state_dict"]
+    plain = create_backbone(str(released))
+    assert (plain.num_classes, plain.num_features) == (10, 512)
+    grey = create_backbone(str(released), num_classes=0, in_channels=1, attn="ca")
+    assert {type(m).__name__ for m in attentions(grey).values()} == {"SqueezeExcitation", "CoordinateAttention"}
+    assert grey.eval()(torch.randn(2, 1, 64, 64)).shape == (2, 512)
+    for model in (plain, grey):
+        assert torch.equal(model.state_dict()["layer4.1.conv2.weight"], state["module.layer4.1.conv2.weight"])
+    image = torch.randn(1, 1, 64, 64)
+    wide = create_backbone(str(released), num_classes=0)
+    torch.testing.assert_close(
+        create_backbone(str(released), num_classes=0, in_channels=1).eval()(image),
+        wide.eval()(image.expand(1, 3, 64, 64)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"attn": "se"}, "already has attention"),
+        ({"pretrained": True}, "its own weights"),
+        ({"weights": "other.pth"}, "its own weights"),
+        ({"num_classes": 8, "groups": 4}, "'groups'"),
+    ],
+)
+def test_what_a_released_file_does_not_take_is_refused(released: Path, options: dict[str, Any], shown: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=shown):
+        create_backbone(str(released), **options)
+
+
+def test_files_of_no_known_network_are_refused(tmp_path: Path) -> None:
+    torch.save(create_backbone("torchvision/resnet18").state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(ValueError, match=r"plain\.pth is of no network with cbam"):
+        create_backbone(str(tmp_path / "plain.pth"))
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        create_backbone(str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"stages": (3,)}, {"site": "mid"}, {"identity": True}, {"where": {"layer1": "after"}}, {"blocks": "last"}],
+)
+def test_a_place_without_attention_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* without attn"):
+        create_backbone("resnet3d/10", **option)
+
+
+def test_patterns_and_own_attention_go_through_the_flag() -> None:
+    with torch.device("meta"):
+        model = create_backbone("timm/seresnet50", attn="ca", where={"layer4.*.conv2": "after"})
+        other = create_backbone("timm/seresnet50", attn="ca", replace_own=True)
+    assert len(attentions(model)) == 3
+    assert not any(".se." in key for key in other.state_dict())

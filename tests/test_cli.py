@@ -1,9 +1,14 @@
 """The command line as a user meets it: what it prints, and one clear line with status 2 for bad input."""
 
 import json
+import logging
+import os
+import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +16,9 @@ import pytest
 import torch
 
 from attnzoo import cli
+from attnzoo.emotion.media import Index
+from attnzoo.emotion.run_folder import claim
+from attnzoo.leaderboard.store import Store
 
 TINY = """
 name: tiny
@@ -53,6 +61,10 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+def index(path: Path) -> Index:
+    return Index(path, tuple(range(24)), 0.1, 10, 24, False)
+
+
 def refused(result: tuple[int, str, str], *parts: str) -> None:
     status, _, err = result
     assert status == 2
@@ -74,6 +86,11 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
         ("profile timm/resnet18 --attn mpe:groups=7", ["channels=64 is not divisible by groups=7", "1, 2, 4, 8"]),
         ("profile timm/resnet18 --attn se --input-size 1 3 8 32 32", ["input size (1, 3, 8, 32, 32)"]),
         ("profile timm/resnet18 --counter flops", ["counter 'flops' must be one of fvcore"]),
+        ("profil timm/resnet18", ["no such command 'profil'", "'profile'", "attnzoo --help"]),
+        ("profile", ["missing argument 'backbone'", "attnzoo profile --help"]),
+        ("profile timm/resnet18 --stage 3", ["unknown option --stage of attnzoo profile", "--stages"]),
+        ("profile timm/resnet18 --num-classes x", ["'--num-classes'", "valid integer", "attnzoo profile --help"]),
+        ("train demo --seed", ["--seed", "requires an argument", "--help"]),
         ("train nosuch.yaml", ["there is no recipe nosuch.yaml", "demo.yaml"]),
         ("data check nowhere", ["there is no data folder nowhere"]),
         ("data synth out --without smell", ["no cue 'smell'", "micro"]),
@@ -100,6 +117,9 @@ def test_bad_data_recipes_and_checkpoints_are_one_line_and_status_2(
     clip = write_video(one / "only" / "a.mp4")
     refused(attnzoo("train", tiny), "names no data", "--data DIR")
     refused(attnzoo("train", tiny, "--data", empty), "is empty")
+    refused(attnzoo("train", tiny, "--data", empty, "--out", clip), f"cannot write into {clip}", "--out")
+    with claim(tmp_path / "taken"):
+        refused(attnzoo("train", tiny, "--data", empty, "--out", tmp_path / "taken"), "another process trains in")
     refused(attnzoo("train", tiny, "--data", one), "one class only (only)")
     refused(attnzoo("train", tiny, "--data", one, "--set", "training.epoch=3"), "training.epoch", "did you mean epochs")
     refused(attnzoo("train", tiny, "--data", one, "--attn", "mpe:groups"), "'groups' is not KEY=VALUE")
@@ -129,6 +149,90 @@ def test_data_check_lists_every_defect(
         ["short", "b/short.mp4"],
         ["unreadable", "b/text.mp4"],
     ]
+
+
+def test_a_video_that_breaks_a_loading_process_is_named_in_one_line(
+    attnzoo: Callable[..., tuple[int, str, str]],
+    videos: Path,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(found: Index, *_: object) -> None:
+        raise ValueError(f"{found.path}: the file is gone")
+
+    monkeypatch.setattr("attnzoo.emotion.media.read_frames", gone)
+    monkeypatch.setattr("attnzoo.emotion.media.read_index", index)
+    result = attnzoo("train", tiny, "--data", videos, "--out", tmp_path / "out", "--set", "training.workers=1")
+    refused(result, f"attnzoo: {videos}/", ".mp4: the file is gone\n")
+
+
+def test_training_that_diverges_stops_and_keeps_the_epochs_before(
+    attnzoo: Callable[..., tuple[int, str, str]], videos: Path, tiny: Path, tmp_path: Path
+) -> None:
+    arguments = ("train", tiny, "--data", videos, "--out", tmp_path / "out", "--set", "training.lr=1e30")
+    refused(attnzoo(*arguments), "loss is nan at step 2 of epoch 1, videos ", ".mp4", "training.lr below 1e+30")
+    assert not list((tmp_path / "out").glob("*.*pt"))
+
+
+def test_interrupting_synth_is_one_line_and_the_videos_that_are_done_stay(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    command = [sys.executable, "-m", "attnzoo", "data", "synth", str(root), "--per-class", "99", "--seconds", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not list(root.glob("*/*.mp4")):
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the processes that write too
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count("\n")) == (130, 1), err
+    assert err.startswith(f"interrupted; finished videos are in {root}")
+
+
+def test_training_needs_nothing_of_the_leaderboard(videos: Path, tiny: Path, tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('sqlalchemy', 'jinja2', 'plotly')));"
+    code = f"{blocked} from attnzoo.cli import main; main()"
+    arguments = ["train", tiny, "--data", videos, "--out", tmp_path / "out", "--set", "training.epochs=1"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.pt").exists()
+
+
+def test_options_with_several_values_take_any_form_and_order(attnzoo: Callable[..., tuple[int, str, str]]) -> None:
+    first = attnzoo("profile", "timm/resnet18", "--attn", "se", "cbam")
+    assert first[0] == 0
+    assert first[1].count("none") == 1
+    assert attnzoo("profile", "timm/resnet18", "--attn=se", "cbam") == first
+    assert attnzoo("profile", "--attn", "se", "cbam", "timm/resnet18") == first
+    assert attnzoo("profile", "--counter", "fvcore", "--attn", "none", "se", "cbam", "timm/resnet18") == first
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_table_is_cut_however_narrow_the_terminal(
+    attnzoo: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(cli.console, "width", 30)
+    monkeypatch.setattr(cli.console, "_force_terminal", terminal)
+    status, out, _ = attnzoo("profile", "timm/resnet18", "--attn", "se")
+    assert status == 0
+    assert {"none", "se", "11.690", "11.777"} <= set(re.sub(r"\x1b\[[\d;]*m", "", out).split())
+
+
+def test_an_empty_store_says_how_to_fill_it(attnzoo: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    Store(tmp_path / "s.sqlite").close()
+    status, out, _ = attnzoo("leaderboard", "show", "--store", tmp_path / "s.sqlite")
+    assert (status, out.count("\n")) == (0, 1)
+    assert "attnzoo leaderboard run RECIPE --store" in out
+
+
+def test_what_the_library_logs_is_shown(
+    attnzoo: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(*_: object) -> list[object]:
+        logging.getLogger("attnzoo.backbones.weights").info("head %s skipped", "fc")
+        return []
+
+    monkeypatch.setattr("attnzoo.emotion.evaluation.predict", noted)
+    status, _, err = attnzoo("predict", "model.pt", "a.mp4")
+    assert (status, err) == (0, "attnzoo: head fc skipped\n")
 
 
 def test_debug_shows_the_traceback() -> None:

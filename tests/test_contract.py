@@ -1,9 +1,8 @@
 """What every module of the registry promises, in 2D and in 3D; a new module is tested here without a line more."""
 
-import copy
-import pickle
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -11,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import attnzoo
-from attnzoo import nd
+from attnzoo import cli, nd
+from attnzoo.contract import CHECKS, SIZES, Check, Result, Subject, check, fitting
+from attnzoo.registry import unregister
 
 CHANNELS = 16
 # Options for modules whose defaults do not fit 16 channels (or leave one hidden unit, which may be dead).
@@ -28,158 +29,342 @@ FITS: dict[str, dict[str, Any]] = {
     "sk": {"groups": 4, "min_width": 8},
 }
 KEEP_WIDTH = ("res2net",)  # of the modules that replace a convolution
-SIZES = {
-    2: [(5, 7), (8, 8), (1, 9), (7, 1), (1, 1)],
-    3: [(3, 5, 7), (4, 4, 4), (1, 6, 5), (5, 1, 1), (1, 1, 1)],
-}
 CASES = [pytest.param(n, d, id=f"{n}-{d}d") for n in attnzoo.list_modules() for d in sorted(attnzoo.spec(n).dims)]
-every_module = pytest.mark.parametrize(("name", "dims"), CASES)
 
 
-def make(name: str, dims: int, channels: int = CHANNELS, **options: Any) -> nn.Module:
+def subject(name: str, dims: int, **options: Any) -> Subject:
+    return Subject(name, CHANNELS, dims, {**FITS.get(name, {}), **options})
+
+
+def make(name: str, dims: int, **options: Any) -> nn.Module:
     """A module in eval mode whose parameters and buffers are all away from their neutral start."""
-    torch.manual_seed(0)
-    module = attnzoo.create(name, channels, spatial_dims=dims, **{**FITS.get(name, {}), **options})
-    for key, value in module.state_dict().items():
-        if value.is_floating_point():
-            noise = torch.randn_like(value) / 4
-            value.copy_(noise.abs() + 0.5 if key.endswith("running_var") else value + noise)
-    return module.eval()
+    return subject(name, dims, **options).module()
 
 
-def features(
-    dims: int, batch: int = 2, size: tuple[int, ...] | None = None, dtype: torch.dtype | None = None
-) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(batch, CHANNELS, *(size or SIZES[dims][0]), generator=generator, dtype=dtype)
+def features(dims: int, batch: int = 2, size: tuple[int, ...] | None = None, dtype: Any = None) -> Tensor:
+    return subject("se", dims).features(batch, size, dtype)
 
 
 def same(a: Tensor, b: Tensor, tolerance: float = 0.0) -> None:
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-@every_module
-def test_keeps_the_shape_and_leaves_the_input_alone(name: str, dims: int) -> None:
-    module = make(name, dims)
-    for training in (False, True):
-        module.train(training)
-        for size in SIZES[dims]:
-            x = features(dims, 2 if training else 1, size)
-            before = x.clone()
-            with torch.no_grad():
-                y = module(x)
-            assert y.shape == x.shape, size
-            assert y.dtype == x.dtype
-            assert y.isfinite().all(), size
-            assert torch.equal(x, before), "written into the input"
+@pytest.mark.parametrize(
+    ("promise", "one"),
+    [
+        pytest.param(each, one, id=f"{each.title.replace(' ', '-')}-{case.id}")
+        for each in CHECKS
+        for case in CASES
+        for one in [subject(*case.values)]
+        if each.applies(one)
+    ],
+)
+def test_every_module_keeps_its_promises(promise: Check, one: Subject) -> None:
+    promise.run(one)
 
 
-@every_module
-def test_samples_do_not_see_each_other_in_eval(name: str, dims: int) -> None:
-    module = make(name, dims).double()
-    x = features(dims, 3, dtype=torch.float64)
-    same(module(x), torch.cat([module(sample) for sample in x.split(1)]), 1e-12)
+class Gated(nd.Gate):
+    """A module that keeps all promises, to be spoilt in one way each."""
+
+    def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
+        super().__init__(channels, spatial_dims)
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def gate(self, x: Tensor) -> Tensor:
+        return nd.expand((self.weight * x.mean(nd.axes(x))).sigmoid(), x)
 
 
-@every_module
-def test_every_parameter_gets_a_gradient(name: str, dims: int) -> None:
-    module = make(name, dims)
-    for training in (False, True):
-        x = features(dims).requires_grad_()
-        module.train(training).zero_grad()
-        (module(x) * features(dims, size=SIZES[dims][0])).sum().backward()
-        for key, value in [("x", x), *module.named_parameters()]:
-            assert value.grad is not None, key
-            assert value.grad.isfinite().all(), key
-        if list(module.parameters()):  # simam has none
-            assert sum(float(p.grad.abs().sum()) for p in module.parameters()) > 0
+class DividesByTheDeviation(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) / x.var(nd.axes(x), correction=0, keepdim=True).sqrt()
 
 
-@every_module
-def test_derivatives_are_right(name: str, dims: int) -> None:
-    module = make(name, dims).double()
-    values = dict(module.named_parameters())
-
-    def forward(x: Tensor, *parameters: Tensor) -> Tensor:
-        return torch.func.functional_call(module, dict(zip(values, parameters, strict=True)), x)
-
-    x = features(dims, 2, (3, 2) if dims == 2 else (2, 1, 3), torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(forward, (x, *values.values()), fast_mode=True)
+class LooksAtTheFirstSample(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) * (x[0, 0].numel() > 0)
 
 
-@every_module
-def test_state_dict_deepcopy_and_pickle_carry_everything(name: str, dims: int) -> None:
-    module, x = make(name, dims), features(dims)
-    fresh = attnzoo.create(name, CHANNELS, spatial_dims=dims, **FITS.get(name, {})).eval()
-    fresh.load_state_dict(module.state_dict(), strict=True)
-    for other in (fresh, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):  # noqa: S301
-        assert torch.equal(other(x), module(x))
-        assert list(other.state_dict()) == list(module.state_dict())
+class Overwrites(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(self.gate(x))
 
 
-@every_module
-def test_takes_any_memory_layout(name: str, dims: int) -> None:
-    module, x = make(name, dims).double(), features(dims, dtype=torch.float64)
-    y = module(x)
-    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-    same(module(x.contiguous(memory_format=layout)), y, 1e-10)
-    same(module(x.transpose(0, -1).contiguous().transpose(0, -1)), y, 1e-10)
-    same(module.to(memory_format=layout)(x.contiguous(memory_format=layout)), y, 1e-10)
+class PoolsTheBatch(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x).mean(0, keepdim=True)
 
 
-@every_module
-def test_runs_in_mixed_precision(name: str, dims: int) -> None:
-    module, x = make(name, dims).train(), features(dims).requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = module(x)
-    y.float().sum().backward()
-    assert y.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in (x, *module.parameters()))
-    same(y.float(), module(x), 0.2)
-    assert module.eval().bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+class KeepsAModuleInAList(Gated):
+    def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.layers = [nn.Identity()]
 
 
-@every_module
-def test_runs_on_the_meta_device(name: str, dims: int) -> None:
-    with torch.device("meta"):
-        module = attnzoo.create(name, CHANNELS, spatial_dims=dims, **FITS.get(name, {}))
-    assert all(t.device.type == "meta" for t in module.state_dict().values())
-    x = torch.empty(2, CHANNELS, *SIZES[dims][0], device="meta")
-    y = module(x)
-    assert (y.device.type, y.shape) == ("meta", x.shape)
+OUTSIDE = nn.Parameter(torch.ones(()))
 
 
-@contextmanager
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+class UsesAGlobalParameter(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) * OUTSIDE
 
 
-@every_module
-def test_compiles_into_one_graph(name: str, dims: int) -> None:
-    module, x = make(name, dims), features(dims)
-    with fresh_compiler():
-        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-        same(compiled(x), module(x), 1e-6)
+class HasAnUnusedParameter(Gated):
+    def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.spare = nn.Parameter(torch.ones(()))
 
 
-@every_module
-def test_exports_with_a_dynamic_batch(name: str, dims: int) -> None:
-    module = make(name, dims)
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(module, (features(dims, 2),), dynamic_shapes=({0: batch},))
-    for size in (2, 5):
-        x = features(dims, size)
-        same(program.module()(x), module(x), 1e-6)
+class Detaches(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x.detach())
 
 
-@every_module
-def test_fx_traces_a_network_that_holds_it(name: str, dims: int) -> None:
-    norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
-    network = nn.Sequential(norm(CHANNELS), make(name, dims), nn.ReLU()).eval()
-    x = features(dims)
-    same(torch.fx.symbolic_trace(network)(x), network(x), 1e-6)
+class RemembersOutsideTheState(Gated):
+    def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.factor = float(torch.rand(()))
+
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) * self.factor
+
+
+class Views(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x.view(*x.shape[:2], -1, *(1,) * (x.ndim - 3)))
+
+
+class MakesContiguous(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).contiguous()
+
+
+class Rounds(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) * (2.0 if torch.is_autocast_enabled("cpu") else 1.0)
+
+
+class GivesSinglePrecision(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+class MakesATensorOnTheCPU(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) * torch.ones((), device="cpu")
+
+
+class LooksAtValues(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) if x.sum() > 0 else super().gate(x) / 2
+
+
+class KnowsTheBatch(Gated):
+    def gate(self, x: Tensor) -> Tensor:
+        return super().gate(x) if x.shape[0] == 2 else super().gate(x) / 2
+
+
+class Plain(nn.Module):
+    def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class IsNoLeaf(Gated):
+    __call__ = nn.Module.__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class TakesAnything(Gated):
+    def check(self, x: Tensor) -> None:
+        pass
+
+
+class TakesNoChannels(Gated):
+    def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
+        super().__init__(max(channels, 1), spatial_dims=spatial_dims)
+
+
+class AddsToItsGate(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x
+
+
+SPOILT = [
+    ("keeps the shape", DividesByTheDeviation, "not finite for"),
+    ("empty batch", LooksAtTheFirstSample, "IndexError"),
+    ("write into", Overwrites, "the input changed"),
+    ("each other", PoolsTheBatch, "one by one: differs by"),
+    ("registers", KeepsAModuleInAList, "layers hides a ['Identity']"),
+    ("registers", UsesAGlobalParameter, "() that is not registered"),
+    ("gets a gradient", HasAnUnusedParameter, "spare gets no gradient"),
+    ("derivatives", Detaches, "Jacobian"),
+    ("state dict", RemembersOutsideTheState, "another output after load_state_dict"),
+    ("any strides", Views, "view size is not compatible"),
+    ("channels_last", MakesContiguous, "gives another layout, contiguous weights"),
+    ("mixed precision", Rounds, "autocast: differs by"),
+    ("float64", GivesSinglePrecision, "torch.bfloat16 became torch.float32"),
+    ("device", MakesATensorOnTheCPU, "used a tensor of another device"),
+    ("one graph", LooksAtValues, "Unsupported"),
+    ("torch.export", KnowsTheBatch, "batch"),
+    ("torch.fx", IsNoLeaf, "symbolically traced variables cannot be used"),
+    ("ONNX", KnowsTheBatch, "Expected: 2"),
+    ("refuses other", TakesAnything, "(2, 17, 4, 4) gives a RuntimeError"),
+    ("channels that are none", TakesNoChannels, "takes channels=0"),
+    ("its gate", AddsToItsGate, "differs by"),
+]
+
+
+@pytest.fixture
+def zz() -> Iterator[Callable[..., None]]:
+    """Registers a class as "zz" until the test ends."""
+    attnzoo.list_modules()
+    yield lambda cls, **record: attnzoo.register("zz", **record)(cls)
+    unregister("zz")
+
+
+def test_a_module_of_one_line_keeps_all_promises(zz: Callable[..., None]) -> None:
+    zz(Gated)
+    results = list(check("zz", channels=CHANNELS))
+    assert {(r.status, r.reason) for r in results} == {("ok", "")}
+    assert {r.title for r in results} == {each.title for each in CHECKS if each.applies(Subject("zz", CHANNELS, 2))}
+    assert len(results) == len({(r.title, r.spatial_dims) for r in results})
+
+
+@pytest.mark.parametrize(("promise", "cls", "reason"), SPOILT)
+def test_a_broken_promise_is_found(zz: Callable[..., None], promise: str, cls: type[nn.Module], reason: str) -> None:
+    zz(cls, dims=(2,))
+    assert promise in " ".join(each.title for each in CHECKS)
+    result = next(r for r in check("zz", channels=CHANNELS) if promise in r.title)
+    assert result.status == "failed"
+    assert reason in result.reason
+    assert "\n" not in result.reason
+
+
+def test_a_plain_module_owes_less(zz: Callable[..., None]) -> None:
+    """It is no node of torch.fx, and does not know what it was made for."""
+    zz(Plain, dims=(2,))
+    results = {r.title: r for r in check("zz", channels=CHANNELS)}
+    (traced,) = [r for title, r in results.items() if "torch.fx" in title]
+    assert traced.status == "skipped"
+    assert "nd.Attention" in traced.reason
+    assert not any(title.startswith("refuses") for title in results)
+
+
+def test_every_promise_is_one_that_a_module_can_break() -> None:
+    never = {each.title for each in CHECKS if not any(promise in each.title for promise, _, _ in SPOILT)}
+    assert never == {"has the output of the convolution it replaces"}  # for which see below
+
+
+def test_a_convolution_without_its_stride_is_found(zz: Callable[..., None]) -> None:
+    class NoStride(Gated):
+        def __init__(self, channels: int, *, spatial_dims: int = 2, out_channels: Any = None, stride: Any = 1) -> None:
+            super().__init__(channels, spatial_dims=spatial_dims)
+
+    zz(NoStride, dims=(2,), site="conv")
+    (result,) = [r for r in check("zz", channels=32) if "replaces" in r.title]
+    assert result.status == "failed"
+    assert result.reason.startswith("stride 2: (1, 32, 5, 7) became (1, 32, 5, 7), not (1, 32, 3, 4)")
+
+
+def test_a_check_without_its_packages_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    (result,) = [r for r in check("se", spatial_dims=2) if "ONNX" in r.title]
+    reason = 'this needs onnxscript; install it with: pip install "attnzoo[onnx]"'
+    assert result == Result(result.title, 2, "skipped", reason)
+
+
+def test_the_contract_leaves_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    subject("se", 2).module()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def contract(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `attnzoo contract`: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(cli.console, "width", 100)
+
+    def run(arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attnzoo", "contract", *arguments.split()])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_says_what_is_broken_and_why(contract: Callable[..., Any], zz: Callable[..., None]) -> None:
+    zz(MakesContiguous)
+    status, out, err = contract("zz --channels 8")
+    assert (status, err) == (2, "")
+    rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.splitlines() if line.startswith("│")}
+    assert [cell.strip() for cell in rows.pop("takes and keeps channels_last")] == ["failed", "failed"]
+    assert {cell.strip() for cells in rows.values() for cell in cells} == {"ok"}
+    reason = (
+        "takes and keeps channels_last: a channels_last input gives another layout, contiguous weights, training=False"
+    )
+    assert [f"zz {dims}D failed: {reason}" in out for dims in (2, 3)] == [True, True]
+    assert "zz: not compared with its authors' code" in out
+
+
+def test_the_command_takes_dimensions_options_and_aliases(
+    contract: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    status, out, err = contract("se coord --dims 2 --set reduction=4")
+    assert (status, err) == (0, "")
+    assert "se promises" in out
+    assert "ca promises" in out
+    assert "2D" in out
+    assert "3D" not in out
+    missing = 'equal in onnxruntime: this needs onnxruntime; install it with: pip install "attnzoo[onnx]"'
+    assert out.count(missing) == 2
+    assert "ca: compared with its authors' code" in out
+
+
+def test_the_command_without_a_name_takes_all(contract: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnzoo.contract.runner.CHECKS", CHECKS[:1])
+    status, out, _ = contract("")
+    assert status == 0
+    assert all(f"{name} promises" in out for name in attnzoo.list_modules())
+    assert out.splitlines()[-1].startswith("not compared with their authors' code: ")
+    assert "mpe" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("see", "no attention module is called 'see'; did you mean se"),
+        ("se --dims 4", "se is defined for spatial_dims=2 or 3, not for 4"),
+        ("se --set reduction=abc", "reduction='abc' of se must be an integer"),
+        ("se --set ratio=2", "se has no option 'ratio'"),
+        ("sa --channels 48", "channels=48 is not divisible by 2 * groups=128"),
+    ],
+)
+def test_the_command_refuses_in_one_line(contract: Callable[..., Any], arguments: str, message: str) -> None:
+    status, out, err = contract(arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"attnzoo: {message}")
+    assert err.count("\n") == 1
+
+
+def test_channels_are_the_fewest_that_fit() -> None:
+    assert [fitting("sa", 2), fitting("sa", 2, groups=8), fitting("se", 3)] == [128, 32, 32]
+    with pytest.raises(ValueError, match=r"mpe accepts none of 32, 64, 128, 256 channels.*groups=7"):
+        fitting("mpe", 2, groups=7)
+    with pytest.raises(ValueError, match=r"se is defined for spatial_dims=2 or 3, not for 4"):
+        check("se", spatial_dims=4)
+    with pytest.raises(ValueError, match=r"channels=48 is not divisible"):
+        check("sa", channels=48)
 
 
 def flat(module: nn.Module, volume: nn.Module) -> nn.Module:
@@ -196,30 +381,108 @@ def flat(module: nn.Module, volume: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("se", {}),
-        ("cbam", {}),
-        ("sa", {}),
-        ("epsa", {}),
-        ("epsa", {"temporal_kernel": 3}),
-        ("mpe", {"temporal": "full"}),
-        ("mpe", {"temporal": "unit"}),
-        ("mpe", {"temporal": "spatial"}),
-        ("mpe", {"temporal": "folded"}),
-    ],
-)
+ONE_FRAME = [
+    ("se", {}),
+    ("cbam", {}),
+    ("sa", {}),
+    ("epsa", {}),
+    ("epsa", {"temporal_kernel": 3}),
+    ("mpe", {"temporal": "full"}),
+    ("mpe", {"temporal": "unit"}),
+    ("mpe", {"temporal": "spatial"}),
+    ("mpe", {"temporal": "folded"}),
+    ("ema", {}),
+    ("eca", {}),
+    ("sge", {}),
+    ("simam", {}),
+    ("gc", {}),
+    ("nl", {}),
+    ("nl", {"subsample": True}),
+    ("bam", {}),
+    ("sk", {}),
+    ("sk", {"dilated": True, "norm": True}),
+    ("res2net", {}),  # with first=True the average pool is over 27 positions of which 18 are padding, not over 9
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ONE_FRAME)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_volume_of_one_frame_is_an_image(name: str, options: dict[str, Any], training: bool) -> None:
     volume = make(name, 3, **options).double()
-    image = flat(make(name, 2).double(), volume)
+    image = flat(make(name, 2, **{k: v for k, v in options.items() if "temporal" not in k}).double(), volume)
     for norm in [m for m in (*volume.modules(), *image.modules()) if isinstance(m, nn.GroupNorm)]:
-        norm.eps = (
-            1e-14  # MPE has a third strip in 3D, of one position here: a factor that the norm takes out but for eps
-        )
+        # EMA and MPE have a third strip in 3D, of one position here: a factor that the norm takes out but for eps.
+        norm.eps = 1e-14
     x = features(3, 2, (1, 6, 5), torch.float64)
     same(volume.train(training)(x).squeeze(2), image.train(training)(x.squeeze(2)), 1e-9)
+
+
+def test_a_volume_of_one_frame_is_an_image_without_the_gate_along_time() -> None:
+    volume, image = make("ca", 3).double(), make("ca", 2).double()
+    nn.init.zeros_(volume.conv_t.weight)
+    nn.init.constant_(volume.conv_t.bias, 50.0)  # a gate of 1
+    theirs = {key: value for key, value in volume.state_dict().items() if not key.startswith("conv_t.")}
+    image.load_state_dict({key: theirs[key].reshape(value.shape) for key, value in image.state_dict().items()})
+    assert image.state_dict().keys() == theirs.keys()
+    x = features(3, 2, (1, 6, 5), torch.float64)
+    # In eval alone: in training the strips share the statistics of one batch norm, also the strip along time.
+    same(volume(x).squeeze(2), image(x.squeeze(2)), 1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_volume_of_one_frame_is_an_image_without_the_branch_that_pools_time(training: bool) -> None:
+    volume, image = make("triplet", 3).double(), make("triplet", 2).double()
+    nn.init.zeros_(volume.chw.bn.weight)
+    nn.init.constant_(volume.chw.bn.bias, -50.0)  # a gate of 0
+    for ours, theirs, back in (("cw", "ctw", (0, 1)), ("hc", "cth", (1, 0)), ("hw", "thw", (0, 1))):
+        state = volume.get_submodule(theirs).state_dict()
+        kernel = state["conv.weight"]  # (1, 2, k, k, k), of which one frame meets the middle along T
+        along = 2 + theirs.index("t")
+        kernel = kernel.select(along, kernel.shape[along] // 2)
+        state["conv.weight"] = kernel.permute(0, 1, *(2 + axis for axis in back))
+        image.get_submodule(ours).load_state_dict(state)
+    x = features(3, 2, (1, 6, 5), torch.float64)
+    gates = volume.train(training)(x).squeeze(2), image.train(training)(x.squeeze(2))
+    same(4 * gates[0], 3 * gates[1], 1e-9)  # each is a mean, over four branches and over three
+
+
+# Modules for which all spatial axes are alike whatever their weights are. All others have kernels or branches that tell
+# them apart, and treat them alike when those do.
+ALIKE = {"se", "eca", "sa", "sge", "simam", "gc", "nl"}
+BRANCH_PER_AXIS = {"ca": ("conv_t", "conv_h", "conv_w"), "triplet": ("cw", "hc", "hw", "chw", "ctw", "cth", "thw")}
+
+
+def treat_axes_alike(name: str, module: nn.Module, dims: int) -> None:
+    """Give all branches the weights of the first, and each kernel the mean of itself with its axes in any order."""
+    first, *others = [branch for key, branch in module.named_children() if key in BRANCH_PER_AXIS.get(name, ())] or [
+        nn.Identity()
+    ]
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    for value in module.state_dict().values():
+        if value.ndim == dims + 2:
+            orders = permutations(range(2, value.ndim))
+            value.copy_(torch.stack([value.permute(0, 1, *order) for order in orders]).mean(0))
+
+
+@pytest.mark.parametrize(("name", "dims"), CASES)
+@pytest.mark.parametrize("training", [False, True])
+def test_spatial_axes_may_come_in_any_order(name: str, dims: int, training: bool) -> None:
+    x = features(dims, dtype=torch.float64)
+    for order in permutations(range(2, x.ndim)):
+        module = make(name, dims).double()
+        if name not in ALIKE:
+            treat_axes_alike(name, module, dims)
+        there = (0, 1, *order)
+        y = module.train(training)(x)
+        same(module(x.permute(there)), y.permute(there), 1e-9)
+
+
+def test_axes_are_told_apart_by_every_other_module() -> None:
+    x = features(2, dtype=torch.float64)
+    for name in {case.values[0] for case in CASES} - ALIKE:
+        module = make(name, 2).double()
+        assert not torch.allclose(module(x.mT), module(x).mT), name
 
 
 def test_folded_mpe_is_the_2d_module_on_each_frame() -> None:
@@ -237,15 +500,6 @@ def test_one_group_takes_a_single_position(name: str, dims: int) -> None:
     assert y.isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "dims"), [c for c in CASES if issubclass(attnzoo.spec(c.values[0]).cls, nd.Gate)])
-def test_gates_are_what_multiplies_the_input(name: str, dims: int) -> None:
-    module, x = make(name, dims).double(), features(dims, dtype=torch.float64)
-    gate = module.gate(x)
-    assert all(g in (1, s) for g, s in zip(gate.shape[2:], x.shape[2:], strict=True))
-    spread = gate.repeat_interleave(CHANNELS // gate.shape[1], 1)
-    same(module(x), x * spread, 1e-12)
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", attnzoo.list_modules(site="conv"))
 def test_a_module_for_a_convolution_has_its_output(name: str, dims: int) -> None:
@@ -256,27 +510,6 @@ def test_a_module_for_a_convolution_has_its_output(name: str, dims: int) -> None
         for size in SIZES[dims]:
             x = features(dims, 1, size)
             assert module(x).shape == conv(CHANNELS, width, 3, stride, 1)(x).shape
-
-
-@every_module
-@pytest.mark.parametrize("wrong", ["channels", "fewer axes", "more axes"])
-def test_refuses_features_it_was_not_made_for(name: str, dims: int, wrong: str) -> None:
-    size = {
-        "channels": (2, CHANNELS + 1, *(4,) * dims),
-        "fewer axes": (2, CHANNELS, *(4,) * (dims - 1)),
-        "more axes": (2, CHANNELS, *(4,) * (dims + 1)),
-    }[wrong]
-    with pytest.raises(ValueError, match=f"{CHANNELS}") as error:
-        make(name, dims)(torch.randn(size))
-    assert str(size) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@every_module
-@pytest.mark.parametrize("channels", [0, -8])
-def test_refuses_no_channels(name: str, dims: int, channels: int) -> None:
-    with pytest.raises(ValueError, match=f"={channels} "):
-        attnzoo.create(name, channels, spatial_dims=dims)
 
 
 @pytest.mark.parametrize(

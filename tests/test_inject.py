@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from timm.models import byobnet
+from timm.models import byobnet, cspnet, maxxvit, nfnet
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models.resnet import BasicBlock
@@ -227,9 +228,7 @@ def test_refuses_what_does_not_fit(
     refused(fresh("torchvision18"), error, shown, name, **options)
 
 
-@pytest.mark.parametrize(
-    "model", [nn.Linear(2, 2), nn.Sequential(nn.Conv2d(3, 8, 3)), nn.DataParallel(resnet3d(10, widen_factor=0.125))]
-)
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Sequential(nn.Conv2d(3, 8, 3))])
 def test_refuses_a_network_without_stages(model: nn.Module) -> None:
     refused(model, ValueError, (type(model).__name__, "layer1"), "se")
 
@@ -506,6 +505,16 @@ def test_timm_layer_is_attention_at_site_out(depth: str, norm: str) -> None:
     assert counts[0] == counts[1]
 
 
+def _csp(layer: Any) -> nn.Module:
+    config = cspnet.model_cfgs["cspresnet50"]
+    return cspnet.CspNet(replace(config, stages=replace(config.stages, attn_layer=layer)))
+
+
+def _coat(layer: Any) -> nn.Module:
+    config = maxxvit.model_cfgs["coatnet_0_rw"]
+    return maxxvit.MaxxVit(replace(config, conv_cfg=replace(config.conv_cfg, attn_layer=layer)), img_size=64)
+
+
 @pytest.mark.parametrize(
     ("build", "blocks"),
     [
@@ -513,8 +522,12 @@ def test_timm_layer_is_attention_at_site_out(depth: str, norm: str) -> None:
         (lambda layer: timm.create_model("resnext50_32x4d", block_args={"attn_layer": layer}), 16),
         (lambda layer: byobnet.ByobNet(byobnet.model_cfgs["eca_resnext26ts"], attn_layer=layer), 8),
         (lambda layer: timm.create_model("resnetaa50", block_args={"attn_layer": layer}), 16),
+        (lambda layer: timm.create_model("skresnet18", block_args={"attn_layer": layer}), 8),
+        (lambda layer: nfnet.NormFreeNet(replace(nfnet.model_cfgs["nf_resnet26"], attn_layer=layer)), 8),
+        (_csp, 13),
+        (_coat, 5),
     ],
-    ids=["res2net", "resnext", "byobnet", "resnetaa"],
+    ids=["res2net", "resnext", "byobnet", "resnetaa", "sknet", "nfnet", "cspnet", "maxxvit"],
 )
 @pytest.mark.parametrize("name", ["mpe", "se"])
 def test_timm_layer_in_other_families(name: str, build: Callable[[Any], nn.Module], blocks: int) -> None:

@@ -66,9 +66,9 @@ def test_extras_are_those_of_the_readme_and_all_holds_them() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    assert set(extras) == {"emotion", "leaderboard", "cluster", "postgres", "bench", "dev", "all"}
+    assert set(extras) == {"emotion", "leaderboard", "cluster", "postgres", "onnx", "bench", "dev", "all"}
     (everything,) = extras["all"].split()
-    assert everything == "attnzoo[emotion,leaderboard,cluster,postgres,bench]"
+    assert everything == "attnzoo[emotion,leaderboard,cluster,postgres,onnx,bench]"
 
 
 def test_a_missing_extra_names_the_command_that_brings_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attnzoo.leaderboard.recipe import LeaderboardRecipe
+from attnzoo.emotion.recipe import GridRecipe
 from attnzoo.recipes import find, load
 
 SHIPPED = sorted((Path(__file__).parents[1] / "zoo_configs").glob("*.yaml"))
@@ -12,7 +12,7 @@ SHIPPED = sorted((Path(__file__).parents[1] / "zoo_configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
-    recipe = load(path.stem, LeaderboardRecipe)
+    recipe = load(path.stem, GridRecipe)
     assert find(path.name).read_bytes() == path.read_bytes()
     assert len({(r.model.attn.title, r.training.seed) for r in recipe.runs()}) == len(list(recipe.runs()))
 
@@ -37,25 +37,42 @@ def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
         ),
         ("name: a\ngrid:\n  attn: [se, se]\n", r"r\.yaml:3: grid\.attn.*two entries are called se"),
         ("name: a\nmodel:\n  visual: {backbon: x}\n", r"model\.visual\.backbon is not a field; did you mean backbone"),
+        ("name: a/b\n", r"name = 'a/b': it names a folder: letters, digits"),
+        ("name: .a\n", r"name = '\.a': it names a folder"),
+        ("name: a\ntraining: {epochs: true}\n", r"training\.epochs = True: must be a number"),
+        ("name: a\ntraining: {lr: .inf}\n", r"training\.lr = inf: input should be a finite number"),
+        ("name: a\ntraining: {lr: .nan}\n", r"training\.lr = nan: input should be a finite number"),
+        ("name: a\nclip: {std: [0.5, 0, 0.5]}\n", r"clip\.std\.1 = 0: input should be greater than 0"),
+        ("name: a\naudio: {coefficients: 65}\n", r"r\.yaml:2: audio: coefficients=65 must be at most mels=64$"),
+        ("name: a\naudio: {hop: 1.0e-5}\n", r"audio: hop=1e-05 s must be at least 1 samples of rate=16000"),
+        (
+            "name: a\nmodel:\n  visual: {backbone: resnet3d/10, options: {widen_factor: 0}}\n",
+            r"r\.yaml:3: model\.visual\.options: widen_factor=0 must be a positive number",
+        ),
+        (
+            "name: a\ngrid:\n  attn: [{nam: se}]\n",
+            r"^\S*r\.yaml:3: grid\.attn\.0\.nam is not a field; did you mean name\?[^;]*$",
+        ),
+        ("name: \xff\n", r"r\.yaml: not text in UTF-8 \(byte 6\)"),
         ("name: [a\n", r"r\.yaml:2: not YAML"),
         ("- a\n", r"r\.yaml: a recipe is a mapping with the fields name, data"),
     ],
 )
 def test_errors_of_recipes(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=message) as error:
-        load(path, LeaderboardRecipe)
+        load(path, GridRecipe)
     assert "\n" not in str(error.value)
 
 
 def test_changes_take_the_place_of_what_the_file_says(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("name: a\ntraining: {epochs: 3}\n")
-    recipe = load(path, LeaderboardRecipe, {"training.epochs": 5, "model.attn": "se", "data.root": "somewhere"})
+    recipe = load(path, GridRecipe, {"training.epochs": 5, "model.attn": "se", "data.root": "somewhere"})
     assert (recipe.training.epochs, recipe.model.attn.name, recipe.data.root) == (5, "se", Path("somewhere"))
-    with pytest.raises(ValueError, match=r"training\.epohcs is not a field"):
-        load(path, LeaderboardRecipe, {"training.epohcs": 5})
+    with pytest.raises(ValueError, match=r"r\.yaml with training\.epohcs=5: training\.epohcs is not a field"):
+        load(path, GridRecipe, {"training.epohcs": 5})
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:

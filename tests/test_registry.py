@@ -3,12 +3,15 @@
 import ast
 import inspect
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -92,6 +95,39 @@ def test_the_seven_have_their_papers_record(name: str) -> None:
         found.site = "stage"
 
 
+YEARS = {
+    "se": 2018,
+    "cbam": 2018,
+    "ca": 2021,
+    "sa": 2021,
+    "triplet": 2021,
+    "epsa": 2022,
+    "mpe": 2025,
+    "ema": 2023,
+    "eca": 2020,
+    "sge": 2019,
+    "sk": 2019,
+    "nl": 2018,
+    "gc": 2019,
+    "bam": 2018,
+    "simam": 2021,
+    "res2net": 2021,
+}
+
+
+def test_each_has_the_year_of_its_paper() -> None:
+    assert {name: attnzoo.spec(name).year for name in YEARS} == YEARS
+    for name in attnzoo.list_modules():
+        assert attnzoo.spec(name).year, name
+
+
+def test_golden_are_those_compared_with_their_authors_code() -> None:
+    fidelity = runpy.run_path(str(Path(__file__).with_name("test_fidelity.py")))
+    compared = {name for name, _ in fidelity["CASES"].values()} | {"res2net"}
+    assert {name for name in attnzoo.list_modules() if attnzoo.spec(name).golden} == compared
+    assert "mpe" not in compared, "its authors released none"
+
+
 def test_mpe_has_exactly_the_options_that_were_asked_for() -> None:
     assert attnzoo.spec("mpe").options.keys() == DEFAULTS["mpe"].keys()
 
@@ -123,6 +159,89 @@ def test_an_unknown_name_gets_its_near_matches(call: Callable[[str], object], na
     with pytest.raises(ValueError, match=f"{name}.*{near}") as error:
         call(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("se", {"reduction": 2.5}, "reduction=2.5 of se must be an integer"),
+        ("se", {"reduction": "16"}, "reduction='16' of se must be an integer"),
+        ("se", {"reduction": True}, "reduction=True of se must be an integer"),
+        ("se", {"reduction": None}, "reduction=None of se must be an integer"),
+        ("se", {"bias": "maybe"}, "bias='maybe' of se must be True or False"),
+        ("se", {"bias": 1}, "bias=1 of se must be True or False"),
+        ("eca", {"kernel_size": "x"}, "kernel_size='x' of eca must be an integer or None"),
+        ("simam", {"regularisation": "1e-4"}, "regularisation='1e-4' of simam must be a number"),
+        ("mpe", {"groups": "abc"}, "groups='abc' of mpe must be an integer"),
+        ("mpe", {"dilations": 3}, "dilations=3 of mpe must be a sequence (each an integer)"),
+        ("mpe", {"dilations": "135"}, "dilations='135' of mpe must be a sequence (each an integer)"),
+        ("mpe", {"dilations": (1, 2.5)}, "dilations=(1, 2.5) of mpe must be a sequence (each an integer)"),
+        ("mpe", {"fusion": 3}, "fusion=3 of mpe must be 'dynamic' or 'mean' or 'max' or 'static'"),
+        ("gc", {"fusion": ("add", 1)}, "fusion=('add', 1) of gc must be a sequence (each 'add' or 'mul')"),
+        ("sk", {"stride": 1.5}, "stride=1.5 of sk must be an integer or a sequence (each an integer)"),
+        ("se", {"reduction": np.ones((2, 2))}, "reduction=array([[1., 1.], [1., 1.]]) of se must be an integer"),
+        ("se", {"channels": 64.0}, "channels=64.0 of se must be an integer"),
+        ("se", {"channels": "64"}, "channels='64' of se must be an integer"),
+        ("se", {"spatial_dims": 2.0}, "spatial_dims=2.0 of se must be an integer"),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_type_is_shown_with_what_is_right(name: str, options: Any, message: str) -> None:
+    with pytest.raises(TypeError) as error:
+        attnzoo.create(name, **{"channels": 64, **options})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", [3, None, nn.Identity, ["se"]])
+def test_a_module_is_named_by_a_string(name: Any) -> None:
+    with pytest.raises(TypeError, match=r"is not the name of a module.*'se'") as error:
+        attnzoo.create(name, 8)
+    assert "\n" not in str(error.value)
+
+
+def test_values_that_mean_the_same_are_taken() -> None:
+    attnzoo.create("se", np.int64(64), reduction=np.int32(4), spatial_dims=np.int8(2))
+    attnzoo.create("simam", 64, regularisation=1)
+    attnzoo.create("mpe", 64, dilations=[1, 2], norm_groups=None)
+    attnzoo.create("gc", 64, fusion="mul")
+    attnzoo.create("sk", 64, stride=[1, 2], out_channels=None)
+
+
+def test_only_what_a_constructor_annotates_is_checked() -> None:
+    class Odd(nn.Identity):
+        def __init__(
+            self,
+            channels,
+            *,
+            spatial_dims=2,
+            free=None,
+            anything: Any = None,
+            several: tuple[int, ...] | None = None,
+            mode: Literal["a", 1] | Sequence[str] = "a",
+            made: Callable[[], int] = int,
+        ) -> None:
+            super().__init__()
+
+    class Unknown(nn.Identity):
+        def __init__(self, channels: int, *, spatial_dims: int = 2, later: "NoSuchName" = None) -> None:  # noqa: F821
+            super().__init__()
+
+    attnzoo.list_modules()
+    attnzoo.register("zz_odd")(Odd)
+    attnzoo.register("zz_unknown")(Unknown)
+    try:
+        attnzoo.create("zz_odd", 8, free=object(), anything="x", several=[1, 2], mode=["b"], made=len)
+        attnzoo.create("zz_odd", 8, several=None, mode=1)
+        attnzoo.create("zz_unknown", 8, later="whatever")
+        with pytest.raises(
+            TypeError, match=r"several=\('1',\) of zz_odd must be a sequence \(each an integer\) or None"
+        ):
+            attnzoo.create("zz_odd", 8, several=("1",))
+        with pytest.raises(TypeError, match=r"mode=True of zz_odd must be 'a' or 1 or a sequence \(each a string\)"):
+            attnzoo.create("zz_odd", 8, mode=True)
+    finally:
+        registry.unregister("zz_odd")
+        registry.unregister("zz_unknown")
 
 
 def test_a_dimension_that_a_module_is_not_defined_for(add: Add) -> None:
@@ -253,12 +372,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": set(),
     "recipes": set(),
     "extras": set(),
+    "sites": set(),
+    "state_dicts": set(),
+    "contract": {"registry", "nd", "extras"},
     "modules": {"nd", "registry"},
-    "inject": {"registry", "nd"},
-    "official": _LOW,
+    "inject": {"registry", "nd", "sites"},
+    "official": {*_LOW, "state_dicts"},
     "profiling": {*_LOW, *_BESIDE},
     "maps": {*_LOW, *_BESIDE},
-    "backbones": {"inject"},
+    "backbones": {"sites", "inject", "official", "state_dicts"},
     "emotion": {*_LOW, "modules", "official", "profiling", "maps", "backbones", *_BESIDE},
     "leaderboard": {"emotion", "profiling", *_BESIDE},
 }

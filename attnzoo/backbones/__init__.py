@@ -1,8 +1,8 @@
-"""Names -> backbones: timm/NAME, torchvision/NAME, resnet3d/DEPTH, with attention and weights in one call."""
+"""Names -> backbones: timm/NAME, torchvision/NAME, resnet3d/DEPTH, or an authors' released file, with attention."""
 
 import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from torch import nn
 
 from attnzoo.backbones.resnet3d import DEPTHS, resnet3d
 from attnzoo.backbones.weights import load_weights
-from attnzoo.inject import Blocks, inject
+from attnzoo.inject import inject
+from attnzoo.official import identify, load
+from attnzoo.sites import Action, Blocks
 
 FAMILIES = ("timm", "torchvision", "resnet3d")
 
@@ -19,12 +21,14 @@ def create_backbone(
     name: str,
     *,
     attn: str | None = None,
-    stages: Sequence[int] = (1, 2, 3, 4),
+    stages: Sequence[int] | None = None,
     blocks: Blocks = None,
     site: str | None = None,
+    where: Mapping[str, Action] | None = None,
     identity: bool = False,
+    replace_own: bool = False,
     attn_options: dict[str, Any] | None = None,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     in_channels: int = 3,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -33,14 +37,18 @@ def create_backbone(
     """A residual network with the attention of your choice.
 
     Args:
-        name: "timm/resnet101", "torchvision/resnet50", "resnet3d/101", ...
+        name: "timm/resnet101", "torchvision/resnet50", "resnet3d/101", ..., or the path of a file that a module's
+            authors released (see `attnzoo.official`), for their network and its weights.
         attn: a name of `list_modules()`, or None for the plain network.
-        stages: see `attnzoo.inject`, as blocks, site and identity.
+        stages: see `attnzoo.inject`, as blocks, site, where, identity and replace_own.
         blocks: which blocks of the stages.
         site: where in a block; the module's own site if None.
+        where: patterns of paths, instead of stages, blocks and site.
         identity: start as an exact identity.
+        replace_own: take the network's own attention out.
         attn_options: the module's own options.
-        num_classes: classes of the head; 0 for none, the output is then (N, num_features).
+        num_classes: classes of the head; 0 for none, the output is then (N, num_features); None for 1000, or for as
+            many as a released file has.
         in_channels: C of the input, (N, C, H, W) or (N, C, T, H, W).
         pretrained: load the weights that timm or torchvision publish (they are downloaded).
         weights: a file with a state dict to load, of any number of classes (see `attnzoo.backbones.weights`).
@@ -50,7 +58,8 @@ def create_backbone(
         The network, with `num_features` and `num_classes` as attributes.
 
     Raises:
-        ValueError: an unknown backbone, with near matches; what `inject` raises.
+        FileNotFoundError: no such weights file.
+        ValueError: an unknown backbone, with near matches; a file that does not fit; what `inject` raises.
         TypeError: an unknown option of the network or of the attention.
 
     >>> net = create_backbone("timm/resnet18", attn="mpe", stages=(3, 4), num_classes=8, attn_options={"groups": 16})
@@ -58,17 +67,37 @@ def create_backbone(
     8
     """
     family, _, variant = name.partition("/")
-    if family not in FAMILIES or not variant:
+    if (family not in FAMILIES or not variant) and not Path(name).is_file():
         forms = ", ".join(f"{f}/NAME" for f in FAMILIES)
-        raise ValueError(f"backbone {name!r} must be one of {forms}, as in timm/resnet101")
-    if attn is None and attn_options:
-        raise ValueError(f"attn_options={attn_options} without attn; name a module, as in attn='mpe'")
-    make = {"timm": _timm, "torchvision": _torchvision, "resnet3d": _resnet3d}[family]
-    model = make(variant, num_classes, in_channels, pretrained, options)
+        if Path(name).suffix in (".pth", ".pt", ".tar"):
+            raise FileNotFoundError(f"there is no weights file {name}")
+        raise ValueError(
+            f"backbone {name!r} must be one of {forms}, as in timm/resnet101, or a released file of weights"
+        )
+    placement: dict[str, Any] = {
+        "stages": stages,
+        "blocks": blocks,
+        "site": site,
+        "where": where,
+        "identity": identity,
+        "replace_own": replace_own,
+    }
+    if attn is None:
+        for option, value in {**placement, "attn_options": attn_options}.items():
+            if value:
+                raise ValueError(f"{option}={value} without attn; name a module, as in attn='mpe'")
+    if family not in FAMILIES:
+        if pretrained or weights is not None:
+            raise ValueError(f"{name} has its own weights; leave pretrained and weights out")
+        model = load(identify(name), name, **options)
+        _fit(model, num_classes, in_channels)
+    else:
+        make = {"timm": _timm, "torchvision": _torchvision, "resnet3d": _resnet3d}[family]
+        model = make(variant, 1000 if num_classes is None else num_classes, in_channels, pretrained, options)
     if weights is not None:
         load_weights(model, weights)
     if attn is not None:
-        inject(model, attn, stages=stages, blocks=blocks, site=site, identity=identity, **attn_options or {})
+        inject(model, attn, **placement, **attn_options or {})
     return model
 
 
@@ -94,18 +123,24 @@ def _torchvision(
     if variant not in names:
         raise ValueError(_unknown("torchvision", variant, names))
     model: Any = torchvision.models.get_model(variant, weights="DEFAULT" if pretrained else None, **options)
-    model.num_features, model.num_classes = model.fc.in_features, num_classes
-    if model.fc.out_features != num_classes:
+    model.num_features, model.num_classes = model.fc.in_features, model.fc.out_features
+    _fit(model, num_classes, in_channels)
+    network: nn.Module = model
+    return network
+
+
+def _fit(model: Any, num_classes: int | None, in_channels: int) -> None:
+    """Give a ResNet of torchvision another head and stem, where it is for other numbers."""
+    if num_classes is not None and model.num_classes != num_classes:
+        model.num_classes = num_classes
         model.fc = nn.Linear(model.num_features, num_classes) if num_classes else nn.Identity()
-    if in_channels != 3:
-        name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    if in_channels != stem.in_channels:
         conv: Any = type(stem)
         fresh = conv(in_channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
         # As timm does: the sum over the three colours, spread over the new channels, keeps the response to grey input.
         fresh.weight.data.copy_(stem.weight.data.sum(1, keepdim=True) / in_channels)
         model.set_submodule(name, fresh)
-    network: nn.Module = model
-    return network
 
 
 def _resnet3d(variant: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:

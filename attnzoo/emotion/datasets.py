@@ -23,6 +23,10 @@ class Video:
         key: "class/file name", unique in its folder.
         label: index of the class.
         index: where its frames are.
+
+    >>> from attnzoo.emotion.media import Index
+    >>> Video("joy/a.mp4", 0, Index(Path("a.mp4"), (0, 1), 0.1, 10.0, 2, True)).key
+    'joy/a.mp4'
     """
 
     key: str
@@ -35,10 +39,12 @@ class Finding:
     """Something to know of one file.
 
     Attributes:
-        key: "class/file name".
-        kind: "unreadable" (skipped), "truncated" (its beginning is used), "short" (repeated to the window's length) or
-            "silent" (its sound is zeros).
+        key: "class/file name", whatever is not UTF-8 in it escaped.
+        kind: a key of `KINDS`.
         detail: one line.
+
+    >>> KINDS[Finding("joy/a.mp4", "silent", "no sound track").kind]
+    'its sound is zeros'
     """
 
     key: str
@@ -46,8 +52,10 @@ class Finding:
     detail: str
 
 
+# What is found in a folder, and what becomes of it.
 KINDS = {
     "unreadable": "skipped",
+    "nested": "passed over",
     "truncated": "used as far as it goes",
     "short": "repeated to the length of a window",
     "silent": "its sound is zeros",
@@ -63,6 +71,9 @@ class Folder:
         classes: names of the sub-folders, sorted.
         videos: the usable ones, sorted by key.
         findings: the files that are not as they should be.
+
+    >>> Folder(Path("mine"), ("calm", "joy"), (), (Finding("joy/a.mp4", "unreadable", "no video stream"),)).summary()
+    'mine: 0 videos of 2 classes; 1 unreadable (skipped)'
     """
 
     root: Path
@@ -87,44 +98,81 @@ def read_folder(root: Path, frames: int, *, progress: Callable[[int, int], None]
     """Look through a folder with one sub-folder of video files per class.
 
     Args:
-        root: the folder. Hidden files and folders are passed over.
+        root: the folder. Hidden files and folders are passed over, and files that lie beside the class folders.
         frames: k, the length of a window; shorter videos are reported.
         progress: called with the number of files looked at and of all.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no sub-folders, one class only, or a class without a usable video.
+        ValueError: no sub-folders, one class only, a class without a usable video, or a name that is not UTF-8.
+
+    >>> import tempfile
+    >>> from attnzoo.emotion.synth import synthesise
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = synthesise(Path(folder), classes=["calm", "glad", "cross"], per_class=1, seconds=1)
+    ...     [video.key for video in read_folder(root, 16).videos]
+    ['calm/calm_0000.mp4', 'cross/cross_0000.mp4', 'glad/glad_0000.mp4']
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no data folder {root}; it must hold one sub-folder of videos per class")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(names) < 2:
-        what = f"has one class only ({names[0]})" if names else "is empty: no sub-folders"
-        raise ValueError(f"data folder {root} {what}; it must hold one sub-folder of videos per class, two or more")
+        files = sum(1 for p in root.iterdir() if not p.name.startswith("."))
+        empty = f"holds {files} files and no folders" if files else "is empty"
+        what = f"has one class only ({names[0]})" if names else empty
+        raise ValueError(
+            f"data folder {root} {what}; it must hold one sub-folder of videos per class, two or more, "
+            f"as in {root}/joy/clip.mp4"
+        )
+    for path in map(str, (root, *(root / name for name in names))):
+        if _escaped(path) != path:
+            raise ValueError(f"folder {_escaped(path)} has a name that is not UTF-8; rename it")
     paths = [
         (label, path)
         for label, name in enumerate(names)
         for path in sorted((root / name).iterdir())
-        if path.is_file() and not path.name.startswith(".")
+        if not path.name.startswith(".")
     ]
-    videos, findings = [], []
+    videos: list[Video] = []
+    findings = [
+        Finding(_escaped(path.name), "unreadable", _DANGLING)
+        for path in sorted(root.iterdir())
+        if not path.exists() and not path.name.startswith(".")
+    ]
     with ThreadPoolExecutor(2) as pool:
-        for done, video in enumerate(pool.map(lambda p: _look(p[1], p[0], frames), paths), 1):
-            videos += [found for found in video if isinstance(found, Video)]
-            findings += [found for found in video if isinstance(found, Finding)]
+        for done, found in enumerate(pool.map(lambda p: _look(p[1], p[0], frames), paths), 1):
+            videos += [video for video in found if isinstance(video, Video)]
+            findings += [finding for finding in found if isinstance(finding, Finding)]
             if progress:
                 progress(done, len(paths))
     usable = {video.label for video in videos}
     for label, name in enumerate(names):
         if label not in usable:
-            unreadable = [f.detail for f in findings if f.key.startswith(f"{name}/")]
-            why = f": {unreadable[0]}" if unreadable else ", it is empty"
-            raise ValueError(f"class folder {root / name} has no usable video{why}; add videos or take the folder away")
+            why = next((f"{f.key}: {f.detail}" for f in findings if f.key.startswith(f"{name}/")), "it is empty")
+            raise ValueError(
+                f"class folder {root / name} has no usable video: {why}; add videos, as in {root / name}/clip.mp4, or "
+                "take the folder away"
+            )
     return Folder(root, tuple(names), tuple(videos), tuple(findings))
 
 
+_DANGLING = "a link to a file that is not there"
+
+
+def _escaped(name: str) -> str:
+    """A name as it can be printed, hashed and stored: bytes that are not UTF-8 are written as \\udcXX."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _look(path: Path, label: int, frames: int) -> list[Video | Finding]:
-    key = f"{path.parent.name}/{path.name}"
+    key = f"{path.parent.name}/{_escaped(path.name)}"
+    if path.is_dir():
+        count = sum(1 for _ in path.iterdir())
+        return [Finding(key, "nested", f"a folder ({count} entries); videos must lie in the class folder itself")]
+    if not path.is_file():
+        return [Finding(key, "unreadable", "neither a file nor a folder" if path.exists() else _DANGLING)]
+    if _escaped(path.name) != path.name:
+        return [Finding(key, "unreadable", "its name is not UTF-8; rename it")]
     try:
         index = media.read_index(path)
     except ValueError as error:
@@ -143,7 +191,11 @@ def _look(path: Path, label: int, frames: int) -> list[Video | Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Videos for training, for validation (carved from training) and for test."""
+    """Videos for training, for validation (carved from training) and for test.
+
+    >>> Split((), (), (), "nothing at all").protocol
+    'nothing at all'
+    """
 
     train: tuple[Video, ...]
     val: tuple[Video, ...]
@@ -160,6 +212,11 @@ def split(folder: Folder, data: Data) -> Split:
 
     Raises:
         ValueError: a class with too few videos for its share in each part.
+
+    >>> index = media.Index(Path("a.mp4"), (0, 1), 0.1, 10.0, 2, True)
+    >>> videos = tuple(Video(f"{name}/{i}.mp4", label, index) for label, name in enumerate("ab") for i in range(5))
+    >>> split(Folder(Path("mine"), ("a", "b"), videos, ()), Data(test_fraction=0.4, val_fraction=0.2)).protocol
+    'one random split by class: 4 training, 2 validation, 4 test videos (split seed 0)'
     """
     rng = np.random.default_rng(data.split_seed)
     parts: tuple[list[Video], list[Video], list[Video]] = ([], [], [])
@@ -194,6 +251,9 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         sound: settings of the MFCC maps.
         seed: None for evaluation (centred windows, centre crop); else windows, crop and flip are drawn from it, the
             epoch and the video's number.
+
+    >>> len(Clips([], Clip(), Audio()))
+    0
     """
 
     def __init__(self, videos: Sequence[Video], clip: Clip, sound: Audio, seed: int | None = None) -> None:
@@ -208,6 +268,14 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         """Frames (0 to 255), sound and label of video `i`, or of (epoch, i) in training."""
         epoch, i = item if isinstance(item, tuple) else (0, item)
+        try:
+            return self._clip(epoch, i)
+        except Exception as error:  # in a process that loads, nothing else says which video it was
+            path, reason = str(self.videos[i].index.path), " ".join(str(error).split())
+            known = isinstance(error, ValueError) and path in reason
+            raise ValueError(reason if known else f"{path}: {type(error).__name__}: {reason}") from error
+
+    def _clip(self, epoch: int, i: int) -> tuple[Tensor, Tensor, int]:
         video, clip = self.videos[i], self.clip
         rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, i))
         wanted = sampling.windows(len(video.index.pts), clip.segments, clip.frames, rng)
@@ -230,6 +298,10 @@ def sound_maps(index: media.Index, clip: Clip, sound: Audio) -> np.ndarray[tuple
         index: the video.
         clip: for the number of segments.
         sound: settings of the MFCC maps.
+
+    >>> index = media.Index(Path("silent.mp4"), tuple(range(20)), 0.1, 10.0, 20, sound=False)
+    >>> sound_maps(index, Clip(segments=4), Audio(coefficients=12, width=16)).shape
+    (4, 12, 16)
     """
     cepstra = audio.mfcc(
         media.read_sound(index, sound.rate),
@@ -249,6 +321,9 @@ class Epochs(Sampler[tuple[int, int]]):
     Args:
         count: number of videos.
         seed: of the order.
+
+    >>> sorted(Epochs(3, seed=0))
+    [(0, 0), (0, 1), (0, 2)]
     """
 
     def __init__(self, count: int, seed: int) -> None:

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attnzoo.emotion import media
+from attnzoo.emotion.checkpoints import load_checkpoint
 from attnzoo.emotion.datasets import Folder, Video, split
-from attnzoo.emotion.training import Prediction, accuracy, load_checkpoint, score
+from attnzoo.emotion.training import Prediction, accuracy, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Evaluation:
         classes: their names.
         predictions: one for each video.
         protocol: which videos these are.
+
+    >>> right, wrong = Prediction("a", (0.9, 0.1), (), 0), Prediction("b", (0.6, 0.4), (), 1)
+    >>> Evaluation(("calm", "joy"), (right, wrong), "two videos").confusion()
+    [[1, 0], [1, 0]]
     """
 
     classes: tuple[str, ...]
@@ -74,6 +79,10 @@ class Reading:
         prediction: for the video and for each segment.
         seconds: of the video.
         sound: whether it has a sound track; without one its sound is zeros.
+
+    >>> seen = Prediction("a.mp4", (0.25, 0.75), ((0.5, 0.5), (0.0, 1.0)))
+    >>> Reading(Path("a.mp4"), ("calm", "joy"), seen, seconds=2.0, sound=True).as_dict()["timeline"][1]
+    {'start': 1.0, 'end': 2.0, 'probabilities': {'calm': 0.0, 'joy': 1.0}}
     """
 
     path: Path
@@ -124,6 +133,10 @@ def evaluate(checkpoint: Path, folder: Folder, *, every: bool = False) -> Evalua
 
     Raises:
         ValueError: other classes than the model's, or other videos than those of the training without `every`.
+
+    >>> evaluate(Path("nowhere.pt"), Folder(Path("mine"), ("calm", "joy"), (), ()))
+    Traceback (most recent call last):
+    FileNotFoundError: there is no checkpoint nowhere.pt; `attnzoo train` writes model.pt into its --out folder
     """
     model, info = load_checkpoint(checkpoint)
     if tuple(info["classes"]) != folder.classes:
@@ -155,6 +168,10 @@ def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: a file is not a readable video.
+
+    >>> predict(Path("model.pt"), [Path("nowhere.mp4")])
+    Traceback (most recent call last):
+    FileNotFoundError: there is no video nowhere.mp4
     """
     for path in paths:
         if not path.is_file():

@@ -9,6 +9,9 @@ class Concat(nn.Module):
 
     Args:
         width: d of each input and of the output.
+
+    >>> Concat(8)(torch.zeros(2, 4, 8), torch.zeros(2, 4, 8)).shape
+    torch.Size([2, 4, 8])
     """
 
     def __init__(self, width: int) -> None:

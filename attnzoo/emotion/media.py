@@ -4,6 +4,7 @@ No frame threads: in loader workers they are known to hang, and with one worker 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-# Pictures and text that FFmpeg would otherwise play as a video of one frame.
-_NOT_VIDEO = ("image2", "tty", "png_pipe", "jpeg_pipe", "bmp_pipe", "gif_pipe", "webp_pipe", "svg_pipe")
+# What FFmpeg reads with the same formats as films and only its one frame gives away: GIF, and the brands of AVIF, HEIF.
+_MAYBE_STILL = {"gif", "apng", "webp", "avif", "mif1", "heic", "heix"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,12 @@ class Index:
         pts: presentation times of the frames in the stream's own unit, ascending.
         unit: seconds of that unit.
         fps: mean frame rate, 1/s.
-        promised: number of frames that the container claims, 0 if it does not say.
+        promised: number of frames that the container claims, 0 if it does not say. Where it claims a length alone and
+            ends before it, the number of frames in that length.
         sound: whether there is a sound track.
+
+    >>> Index(Path("a.mp4"), (5, 6, 7), unit=0.1, fps=10.0, promised=3, sound=True).start
+    0.5
     """
 
     path: Path
@@ -56,25 +61,34 @@ def read_index(path: Path) -> Index:
 
     Raises:
         ValueError: not a video, or nothing in it can be decoded; one line with the reason.
+
+    >>> read_index(Path("nowhere.mp4"))
+    Traceback (most recent call last):
+    ValueError: nowhere.mp4: not a readable video (No such file or directory)
     """
     try:
-        with av.open(str(path)) as container:
-            if container.format.name in _NOT_VIDEO or not container.streams.video:
+        with _open(path) as container:
+            form = container.format.name
+            if form == "tty" or not container.streams.video:
                 raise ValueError(f"{path}: no video stream")
             stream = container.streams.video[0]
-            pts = sorted(
-                {
-                    int(packet.pts)
-                    for packet in _packets(container, stream)
-                    if packet.pts is not None and not packet.is_discard
-                }
-            )
+            if stream.codec_context is None:
+                raise ValueError(f"{path}: its frames are in a codec that FFmpeg does not know")
+            pts, end = _times(container, stream)
+            brand = container.metadata.get("major_brand", form)
+            if form.endswith("_pipe") or form == "image2" or (len(pts) == 1 and brand in _MAYBE_STILL):
+                raise ValueError(f"{path}: not a video: a still image")
             if not pts or stream.time_base is None:
                 raise ValueError(f"{path}: the video stream holds no frames")
             unit, rate = float(stream.time_base), float(stream.average_rate or 0)
             if rate <= 0:
                 rate = (len(pts) - 1) / ((pts[-1] - pts[0]) * unit) if len(pts) > 1 else 25.0
-            index = Index(path, tuple(pts), unit, rate, stream.frames, bool(container.streams.audio))
+            sound = bool(container.streams.audio) and container.streams.audio[0].codec_context is not None
+            promised, length = stream.frames, (container.duration or 0) / av.time_base
+            # Matroska and fragmented MP4 claim no number of frames, or that of the first fragment.
+            if promised < len(pts) and length - end > max(0.25, length / 50):
+                promised = round(length * rate)
+            index = Index(path, tuple(pts), unit, rate, promised, sound)
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a readable video ({error.strerror})") from None
     if not list(read_frames(index, [0], 8)):
@@ -82,12 +96,35 @@ def read_index(path: Path) -> Index:
     return index
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a stream, as far as they can be read: a truncated file ends early."""
+def _open(path: Path) -> Any:
+    return av.open(str(path), metadata_errors="replace")  # titles that are not UTF-8 do no harm
+
+
+def _packets(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of some streams or all, as far as they can be read: a truncated file ends early."""
     try:
-        yield from container.demux(stream)
+        yield from container.demux(*streams)
     except av.error.FFmpegError:
         return
+
+
+def _times(container: Any, stream: Any) -> tuple[list[int], float]:
+    """Presentation times of a stream's frames in its own unit, ascending, and where the last stream ends, s."""
+    times, end = set(), 0.0
+    for packet in _packets(container):
+        if packet.pts is None or packet.is_discard:
+            continue
+        if packet.stream is stream:
+            times.add(int(packet.pts))
+        end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return sorted(times), end
+
+
+def _decode(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream that can be decoded: damage costs the frames it hits, not those after it."""
+    for packet in _packets(container, stream):
+        with suppress(av.error.FFmpegError):
+            yield from packet.decode()
 
 
 def read_frames(index: Index, wanted: Sequence[int], size: int, place: float = 0.5) -> NDArray[np.uint8]:
@@ -105,16 +142,30 @@ def read_frames(index: Index, wanted: Sequence[int], size: int, place: float = 0
 
     Raises:
         ValueError: the file can no longer be opened.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "grey.mkv"
+    ...     with av.open(str(path), "w") as container:
+    ...         stream = container.add_stream("mpeg4", rate=10)
+    ...         for _ in range(3):
+    ...             grey = np.full((stream.height, stream.width, 3), 99, np.uint8)
+    ...             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+    ...         container.mux(stream.encode())
+    ...     read_frames(read_index(path), [0, 2], size=32).shape
+    (2, 32, 32, 3)
     """
     needed = {index.pts[i]: i for i in wanted}
     last = max(needed)
     found: dict[int, NDArray[np.uint8]] = {}
+    spare = None  # the frame decoded last, for a video of which none of those asked for can be decoded
     scaler = VideoReformatter()  # one for all frames: setting it up costs more than scaling a small frame
     try:
-        with av.open(str(index.path)) as container:
+        with _open(index.path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            for frame in container.decode(stream):
+            for frame in _decode(container, stream):
+                spare = frame
                 if frame.pts in needed:
                     found[needed[frame.pts]] = _square(frame, scaler, size, place)
                 if frame.pts is not None and frame.pts >= last:
@@ -122,7 +173,9 @@ def read_frames(index: Index, wanted: Sequence[int], size: int, place: float = 0
     except av.error.FFmpegError as error:
         if isinstance(error, av.error.FileNotFoundError):
             raise ValueError(f"{index.path}: the file is gone") from None
-        # Anything else is damage in the middle of the stream: what came before it is used.
+        # Anything else is damage: what came before it is used.
+    if not found and spare is not None:
+        found[needed[last]] = _square(spare, scaler, size, place)
     if not found:
         return np.empty((0, size, size, 3), np.uint8)
     decoded = np.array(sorted(found))
@@ -149,25 +202,30 @@ def read_sound(index: Index, rate: int) -> NDArray[np.float32]:
 
     Returns:
         (samples,) from -1 to 1, as long as the picture; zeros where there is no sound.
+
+    >>> read_sound(Index(Path("silent.mp4"), (0, 1, 2, 3), 0.1, 10.0, 4, sound=False), 8000).shape
+    (3200,)
     """
     track = np.zeros(round(index.seconds * rate), np.float32)
     if not index.sound:
         return track
-    at: int | None = None  # the sample at which the next block of sound begins
+    at, resampler = 0, None  # the sample at which the next block of sound begins
     try:
-        with av.open(str(index.path)) as container:
+        with _open(index.path) as container:
             stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-            for frame in container.decode(stream):
-                if at is None:
-                    at = round(((frame.time or 0.0) - index.start) * rate)
+            for frame in _decode(container, stream):
+                now = at if frame.time is None else round((frame.time - index.start) * rate)
+                # After damage the sound goes on at its own time; smaller steps are the resampler's delay and rounding.
+                if resampler is None or abs(now - at) > rate // 20:
+                    at, resampler = now, av.AudioResampler(format="flt", layout="mono", rate=rate)
                 at = _lay(track, at, resampler.resample(frame))
                 if at >= len(track):
                     break
             else:
-                _lay(track, at or 0, resampler.resample(None))
+                if resampler is not None:
+                    _lay(track, at, resampler.resample(None))
     except av.error.FFmpegError:
-        pass  # damage in the middle of the track: what came before it is used
+        pass  # damage: what came before it is used
     return track
 
 

@@ -1,14 +1,19 @@
 """The audio-visual model: a 3D ResNet on each segment's frames, a 2D ResNet on its MFCC map, fused and classified."""
 
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnzoo.backbones import create_backbone
 from attnzoo.emotion.fusion import FUSIONS
-from attnzoo.emotion.recipe import Attention, Audio, Clip, Model, Stream
+from attnzoo.emotion.recipe import Attention, Audio, Clip, Model, Recipe, Stream
 from attnzoo.inject import attn_parameters
+
+# What comes of settings that nobody has checked, from the depths of PyTorch.
+_MISFIT = (TypeError, RuntimeError, ArithmeticError, LookupError)
 
 
 class AudioVisualModel(nn.Module):
@@ -22,6 +27,11 @@ class AudioVisualModel(nn.Module):
 
     Raises:
         ValueError: an unknown backbone, or attention that does not fit it.
+
+    >>> settings = Model(visual=Stream(backbone="resnet3d/10"), audio=Stream(backbone="timm/resnet10t"), width=8)
+    >>> model = AudioVisualModel(settings, Clip(), Audio(coefficients=12), classes=3).eval()
+    >>> model(torch.zeros(1, 2, 3, 4, 32, 32), torch.zeros(1, 2, 1, 12, 16)).shape
+    torch.Size([1, 2, 3])
     """
 
     mean: Tensor
@@ -71,21 +81,63 @@ class AudioVisualModel(nn.Module):
         return self
 
 
+def check(recipe: Recipe) -> None:
+    """Refuse settings that make no model, or one that does not take the clips, without the cost of a real model.
+
+    Args:
+        recipe: of a training.
+
+    Raises:
+        ValueError: one line with the part that does not fit.
+
+    >>> check(Recipe(name="mine", model={"visual": {"backbone": "timm/resnet18"}}))
+    Traceback (most recent call last):
+    ValueError: model.visual.backbone = 'timm/resnet18' is a 2D network; give a 3D one, as in resnet3d/18
+    """
+    clip, sound = recipe.clip, recipe.audio
+    with torch.device("meta"), torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights, which are told below
+        try:
+            model = AudioVisualModel(recipe.model.without_weights(), clip, sound, 2).eval()
+            model(
+                torch.empty(1, 1, 3, clip.frames, clip.size, clip.size),
+                torch.empty(1, 1, 1, sound.coefficients, sound.width),
+            )
+        except _MISFIT as error:
+            raise ValueError(
+                f"the model of recipe {recipe.name} does not take its clips (frames={clip.frames}, size={clip.size}, "
+                f"coefficients={sound.coefficients}, width={sound.width}): {str(error).splitlines()[0]}"
+            ) from error
+
+
 def _backbone(stream: Stream, attn: Attention, name: str, in_channels: int) -> nn.Module:
-    wanted = attn.name != "none" and name in attn.streams
-    return create_backbone(
-        stream.backbone,
-        attn=attn.name if wanted else None,
-        stages=attn.stages,
-        site=attn.site,
-        identity=attn.identity,
-        attn_options=attn.options if wanted else None,
-        num_classes=0,
-        in_channels=in_channels,
-        pretrained=stream.pretrained,
-        weights=stream.weights,
-        **stream.options,
-    )
+    placement: dict[str, Any] = {
+        "attn": attn.name,
+        "stages": attn.stages,
+        "site": attn.site,
+        "identity": attn.identity,
+        "attn_options": attn.options,
+    }
+    try:
+        network = create_backbone(
+            stream.backbone,
+            num_classes=0,
+            in_channels=in_channels,
+            pretrained=stream.pretrained,
+            weights=stream.weights,
+            **(placement if attn.name != "none" and name in attn.streams else {}),
+            **stream.options,
+        )
+    except _MISFIT as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.{name}: {stream.backbone} with options {stream.options}: {reason}") from error
+    dims, example = {"visual": (3, "resnet3d/18"), "audio": (2, "timm/resnet18")}[name]
+    found = 3 if any(isinstance(module, nn.Conv3d) for module in network.modules()) else 2
+    if found != dims:
+        raise ValueError(
+            f"model.{name}.backbone = {stream.backbone!r} is a {found}D network; give a {dims}D one, as in {example}"
+        )
+    return network
 
 
 def _features(backbone: nn.Module) -> int:

@@ -15,6 +15,10 @@ class Bar(pl.Callback):
         console: where it is shown; without a terminal behind it only the lines are.
         title: what stands before each line.
         epochs: how many there will be.
+
+    >>> bar = Bar(Console(width=100), "mpe seed 0", epochs=2)
+    >>> bar.line({"epoch": 1, "loss": 1.5, "train_accuracy": 0.25, "seconds": 12.0})
+    mpe seed 0 epoch 1/2: loss 1.500, training accuracy 25.0% (12 s)
     """
 
     def __init__(self, console: Console, title: str, epochs: int) -> None:

@@ -33,6 +33,11 @@ class Puppet:
         width: of the frames, px.
         height: of the frames, px.
         key: seed, class index and clip index.
+
+    >>> cues = dict.fromkeys(("micro", "meso", "macro", "pitch", "rhythm", "noise"), True)
+    >>> puppet = Puppet(cues, frames=16, fps=16, width=64, height=48, key=(0, 0, 0))
+    >>> next(puppet.pictures()).shape, puppet.sound().shape
+    ((48, 64, 3), (16000,))
     """
 
     cues: Mapping[str, bool]
@@ -78,7 +83,12 @@ class Puppet:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The nuisance of a picture; lengths are in frame heights, the origin is the upper left corner."""
+    """The nuisance of a picture; lengths are in frame heights, the origin is the upper left corner.
+
+    >>> look = Look.draw(np.random.default_rng(0), aspect=4 / 3)
+    >>> sorted(look.boxes())
+    ['face', 'left_arm', 'patch', 'right_arm']
+    """
 
     aspect: float
     face: _Point

@@ -6,6 +6,7 @@ part is there, frozen in a random pose, so a single frame gives nothing away.
 """
 
 import json
+import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -187,7 +188,11 @@ def _write_all(clips: list[_Clip], workers: int) -> Iterator[None]:
         return
     # spawn: a child forked from a process in which torch or FFmpeg has threads can hang
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_write, clips)
+        # Ctrl-C is for this process alone, which lets the others finish the clips they have: they inherit the block.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        written = pool.map(_write, clips)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        yield from written
 
 
 def _write(clip: _Clip) -> None:

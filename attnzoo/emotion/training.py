@@ -1,14 +1,13 @@
-"""Fitting the audio-visual model with Lightning, its checkpoints, and what they give on test videos."""
+"""Fitting the audio-visual model with Lightning, and what it gives on test videos."""
 
 import logging
-import os
 import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,8 +20,9 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from attnzoo.emotion import audio
+from attnzoo.emotion.checkpoints import MARK, check_same, load_checkpoint, save
 from attnzoo.emotion.datasets import Clips, Epochs, Folder, Video, split
-from attnzoo.emotion.model import AudioVisualModel
+from attnzoo.emotion.model import AudioVisualModel, check
 from attnzoo.emotion.progress import Bar
 from attnzoo.emotion.recipe import Recipe
 from attnzoo.profiling import profile
@@ -30,7 +30,6 @@ from attnzoo.profiling import profile
 Report = Callable[[Mapping[str, float]], None]
 
 _EVERY_EPOCH: Any = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-MARK = "attnzoo"  # the entry of a checkpoint that says whose it is
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -44,6 +43,9 @@ class Prediction:
         probabilities: of the classes, for the whole video.
         timeline: of the classes for each segment, (T, classes).
         label: index of the true class, if known.
+
+    >>> Prediction("joy/a.mp4", (0.2, 0.8), ((0.1, 0.9), (0.3, 0.7))).predicted
+    1
     """
 
     key: str
@@ -70,6 +72,10 @@ class Outcome:
         params: of the whole model.
         macs: multiply-accumulates for one video.
         seconds: of training.
+
+    >>> right = Prediction("a", (0.9, 0.1), (), 0)
+    >>> Outcome(Path("model.pt"), ("calm", "joy"), (right,), (), "70/30", 9, 99, 1.5).accuracy
+    1.0
     """
 
     checkpoint: Path
@@ -107,6 +113,11 @@ class Task(pl.LightningModule):
         classes: names of the classes.
         data: fingerprint of the videos.
         report: called with the figures of each epoch that is done.
+
+    >>> recipe = Recipe.model_validate({"name": "mine", "model": {"visual": {"backbone": "resnet3d/10"}}})
+    >>> with torch.device("meta"):
+    ...     Task(recipe, ["calm", "joy"], data="4f1c").model.classifier
+    Linear(in_features=512, out_features=2, bias=True)
     """
 
     def __init__(self, recipe: Recipe, classes: Sequence[str], data: str, report: Report | None = None) -> None:
@@ -126,12 +137,14 @@ class Task(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._started = time.monotonic()
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         frames, sound, labels = batch
         logits = self.model(frames, sound).mean(1)
         loss = F.cross_entropy(logits, labels)
         self.seen.update(logits.detach(), labels)
         self._losses.append(loss.detach())
+        if not loss.isfinite():
+            self._stop(f"the loss is {loss.item()}", number)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
@@ -140,6 +153,21 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_accuracy", self.validated.compute())
+
+    def on_train_batch_end(self, _: Any, batch: Any, number: int) -> None:
+        # Not at every step: each look is a wait for the accelerator. Weights that are lost show in the next loss.
+        if self.trainer.is_last_batch and not all(p.isfinite().all() for p in self.parameters()):
+            self._stop("the weights are no longer finite", number)
+
+    def _stop(self, what: str, number: int) -> NoReturn:
+        """End a training that has diverged, before a checkpoint is written of it."""
+        loader: Any = self.trainer.train_dataloader
+        first = number * loader.batch_size
+        videos = [loader.dataset.videos[i].key for _, i in list(loader.sampler)[first : first + loader.batch_size]]
+        raise ValueError(
+            f"{what} at step {number + 1} of epoch {self.current_epoch + 1}, videos {', '.join(videos)}; the epochs "
+            f"before it are kept, but only other settings will help, as a training.lr below {self.recipe.training.lr}"
+        )
 
     def on_train_epoch_end(self) -> None:
         self._seconds += time.monotonic() - self._started
@@ -195,15 +223,21 @@ def train(recipe: Recipe, folder: Folder, out: Path, *, console: Console | None 
         The outcome; that of a finished training of the same recipe in `out` is evaluated, not trained again.
 
     Raises:
-        ValueError: `out` holds a training of another recipe or of other data.
+        ValueError: `out` holds a training of another recipe or of other data, the recipe makes no model, a video cannot
+            be decoded, or the training diverges: its loss or weights are no longer finite.
         KeyboardInterrupt: interrupted; the last whole epoch is in `out`.
+
+    >>> train(Recipe(name="mine"), Folder(Path("videos"), ("calm", "joy"), (), ()), Path("out"))
+    Traceback (most recent call last):
+    ValueError: class 'calm' of videos has 0 usable videos, too few for training, ...
     """
     parts = split(folder, recipe.data)
     final, last = out / "model.pt", out / "last.ckpt"
     for path in (final, last):
         if path.exists():
-            _same_training(path, recipe, folder)
+            check_same(path, recipe, folder)
     if not final.exists():
+        check(recipe)
         _fit(recipe, folder, parts.train, parts.val, out, console, title)
     model, info = load_checkpoint(final)
     clip, sound = recipe.clip, recipe.audio
@@ -312,6 +346,11 @@ def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> l
         model: in eval mode.
         recipe: with which it was trained.
         videos: the videos.
+
+    >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
+    >>> recipe = Recipe.model_validate({"name": "mine", "model": settings, "training": {"workers": 0}})
+    >>> score(AudioVisualModel(recipe.model, recipe.clip, recipe.audio, 2).eval(), recipe, [])
+    []
     """
     device = next(model.parameters()).device
     predictions: list[Prediction] = []
@@ -329,98 +368,3 @@ def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> l
                     )
                 )
     return predictions
-
-
-def save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file of tensors whole or not at all.
-
-    Args:
-        content: what `torch.save` can write and `torch.load(weights_only=True)` can read.
-        path: the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(dict(content), temporary)
-    temporary.replace(path)
-
-
-def load_checkpoint(path: str | Path) -> tuple[AudioVisualModel, dict[str, Any]]:
-    """A trained model in eval mode, and what its checkpoint says of it.
-
-    Args:
-        path: a `model.pt` or `last.ckpt` of `train`.
-
-    Returns:
-        The model and a mapping with "recipe" (a Recipe), "classes", "data" and "history".
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
-    """
-    info, state = read_checkpoint(path)
-    recipe: Recipe = info["recipe"]
-    model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(info["classes"]))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError:
-        raise ValueError(
-            f"{path}: its weights do not fit the model of its recipe; it was changed or is damaged"
-        ) from None
-    return model.eval(), info
-
-
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint says of itself (see `load_checkpoint`), and the weights of the model.
-
-    Args:
-        path: a `model.pt` or `last.ckpt` of `train`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; `attnzoo train` writes model.pt into its --out folder")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        info = dict(content[MARK])
-        info["recipe"] = Recipe.model_validate(_plain(info["recipe"]))
-        state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
-    except Exception as error:
-        what = "another model" if isinstance(error, KeyError | TypeError) else f"damaged ({type(error).__name__})"
-        raise ValueError(
-            f"{path} is not a checkpoint of attnzoo's emotion model: {what}; give a model.pt that `attnzoo train` wrote"
-        ) from None
-    return info, state
-
-
-def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without the weights it started from: the checkpoint has its own."""
-    recipe = {**recipe, "model": dict(recipe["model"])}
-    for stream in ("visual", "audio"):
-        recipe["model"][stream] = {**recipe["model"][stream], "weights": None, "pretrained": False}
-    return recipe
-
-
-def _same_training(path: Path, recipe: Recipe, folder: Folder) -> None:
-    info, _ = read_checkpoint(path)
-    now = Recipe.model_validate(_plain(recipe.model_dump(mode="json")))
-    other = [f"{field} is {a!r}, here {b!r}" for field, a, b in _differences(info["recipe"], now)]
-    if info["data"] != folder.fingerprint:
-        other.append(f"its videos are others than those of {folder.root}")
-    if other:
-        raise ValueError(f"{path} is from another training: {'; '.join(other)}; choose another folder with --out")
-
-
-def _differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    # Where the videos lie and how many processes load them changes nothing in the training but rounding.
-    free = {"name", "data.root", "training.workers"}
-
-    def flat(value: Any, path: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {path: value}
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".lstrip(".")).items()}
-
-    one, two = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
-    keys = [key for key in {**one, **two} if key not in free]
-    return [(key, one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)]

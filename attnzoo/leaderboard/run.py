@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import subprocess
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -12,15 +11,16 @@ from pathlib import Path
 from rich.console import Console
 
 from attnzoo.emotion.datasets import Folder
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.model import check
+from attnzoo.emotion.recipe import GridRecipe, Recipe
+from attnzoo.emotion.run_folder import claim, run_name
 from attnzoo.emotion.training import Outcome, train
-from attnzoo.leaderboard.recipe import LeaderboardRecipe
 from attnzoo.leaderboard.store import Run, Store
 
 PACKAGES = ("attnzoo", "torch", "timm", "torchvision", "lightning", "av", "librosa")
 
 
-def run_grid(recipe: LeaderboardRecipe, folder: Folder, store: Store, out: Path, console: Console) -> int:
+def run_grid(recipe: GridRecipe, folder: Folder, store: Store, out: Path, console: Console) -> int:
     """Train every run of the grid that is not finished; an interrupted one goes on from its last epoch.
 
     Args:
@@ -32,25 +32,43 @@ def run_grid(recipe: LeaderboardRecipe, folder: Folder, store: Store, out: Path,
 
     Returns:
         The number of runs that were trained now.
+
+    Raises:
+        ValueError: a model of the grid that cannot be built, before anything is trained; what `train` raises.
+
+    >>> import tempfile
+    >>> recipe = GridRecipe(name="mine", model={"visual": {"backbone": "timm/resnet18"}})
+    >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/runs.sqlite") as store:
+    ...     run_grid(recipe, Folder(Path("videos"), ("calm", "joy"), (), ()), store, Path(folder), Console())
+    Traceback (most recent call last):
+    ValueError: model.visual.backbone = 'timm/resnet18' is a 2D network; give a 3D one, as in resnet3d/18
     """
     runs = list(recipe.runs())
+    for single in runs:
+        if single.training.seed == runs[0].training.seed:  # the other seeds train the same models
+            check(single)
+    left = list(enumerate(runs, 1))
     trained = 0
-    for number, single in enumerate(runs, 1):
-        name, seed = single.model.attn.title, single.training.seed
-        title = f"[{number}/{len(runs)}] {name} seed {seed}"
-        key = run_id(single, folder)
-        if key in store.ids():
-            console.print(f"{title}: finished before", highlight=False, markup=False)
-            continue
-        where = out / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', name)}-seed{seed}-{key[:8]}"
-        outcome = train(single, folder, where, console=console, title=title)
-        store.add(record(single, folder, outcome, key))
-        trained += 1
-        console.print(
-            f"{title}: test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} videos",
-            highlight=False,
-            markup=False,
-        )
+    # What another process is training is left to it, and looked at again at the end, in case it did not finish.
+    for wait in (False, True):
+        todo, left = left, []
+        for number, single in todo:
+            name, seed = single.model.attn.title, single.training.seed
+            title = f"[{number}/{len(runs)}] {name} seed {seed}"
+            key = run_id(single, folder)
+            where = out / f"{run_name(name, seed)}-{key[:8]}"
+            said = "finished before"
+            if key not in store.ids():
+                with claim(where, wait=wait) as mine:
+                    if not mine:
+                        said = "another process trains it"
+                        left.append((number, single))
+                    elif key not in store.ids():  # nor did the other process finish it before the folder was ours
+                        outcome = train(single, folder, where, console=console, title=title)
+                        store.add(record(single, folder, outcome, key))
+                        trained += 1
+                        said = f"test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} videos"
+            console.print(f"{title}: {said}", highlight=False, markup=False)
     return trained
 
 
@@ -60,6 +78,10 @@ def run_id(recipe: Recipe, folder: Folder) -> str:
     Args:
         recipe: of one training.
         folder: the videos.
+
+    >>> folder, elsewhere = (Folder(Path(name), ("calm", "joy"), (), ()) for name in ("videos", "elsewhere"))
+    >>> run_id(Recipe(name="mine"), folder) == run_id(Recipe(name="mine"), elsewhere)
+    True
     """
     content = recipe.model_dump(mode="json", exclude={"data": {"root"}, "training": {"workers"}})
     return sha256(json.dumps([content, folder.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
@@ -73,6 +95,13 @@ def record(recipe: Recipe, folder: Folder, outcome: Outcome, key: str) -> Run:
         folder: the videos.
         outcome: what came of it.
         key: its `run_id`.
+
+    >>> from attnzoo.emotion.training import Prediction
+    >>> right = Prediction("joy/a.mp4", (0.1, 0.9), (), 1)
+    >>> outcome = Outcome(Path("model.pt"), ("calm", "joy"), (right,), (), "70/30", 9, 99, 1.5)
+    >>> run = record(Recipe(name="mine"), Folder(Path("videos"), ("calm", "joy"), (), ()), outcome, "1f")
+    >>> run.board, run.accuracy, run.predictions[0]["predicted"]
+    ('mine', 1.0, 'joy')
     """
     predictions = tuple(
         {
@@ -83,6 +112,7 @@ def record(recipe: Recipe, folder: Folder, outcome: Outcome, key: str) -> Run:
         }
         for p in outcome.predictions
     )
+    root = folder.root.resolve()  # or the name of "." would be empty
     return Run(
         id=key,
         board=recipe.name,
@@ -97,7 +127,7 @@ def record(recipe: Recipe, folder: Folder, outcome: Outcome, key: str) -> Run:
         history=outcome.history,
         recipe=recipe.model_dump(mode="json"),
         protocol=outcome.protocol,
-        data=f"{folder.root.name}, {len(folder.videos)} videos, {len(folder.classes)} classes, {folder.fingerprint}",
+        data=f"{root.name or root}, {len(folder.videos)} videos, {len(folder.classes)} classes, {folder.fingerprint}",
         commit=commit(),
         versions={package: version(package) for package in PACKAGES},
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
@@ -106,7 +136,11 @@ def record(recipe: Recipe, folder: Folder, outcome: Outcome, key: str) -> Run:
 
 
 def commit() -> str:
-    """The git commit of the code that runs, with "-dirty" if it was changed; "unknown" outside a checkout."""
+    """The git commit of the code that runs, with "-dirty" if it was changed; "unknown" outside a checkout.
+
+    >>> bool(commit())
+    True
+    """
     here = Path(__file__).parents[1]  # the whole package
 
     def git(*arguments: str) -> str:

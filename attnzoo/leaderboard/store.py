@@ -125,6 +125,7 @@ class Store:
     Raises:
         ValueError: a missing store, one of a newer attnzoo, one of another program, a file that is no SQLite database,
             or one that cannot be opened.
+        ImportError: no driver for the database of a URL.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/runs.sqlite") as store:
@@ -148,6 +149,11 @@ class Store:
                 parsed, poolclass=sa.NullPool, connect_args={"timeout": BUSY_SECONDS} if self._file else {}
             )
             self._open(create)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"store {self._name} needs {error.name}; install it, or for PostgreSQL: "
+                'pip install "attnzoo[postgres]" and a URL that begins with postgresql+psycopg://'
+            ) from error
         except (sa.exc.ArgumentError, sa.exc.DatabaseError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
             raise ValueError(

@@ -1,5 +1,6 @@
 """Bottleneck attention module."""
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("bam", paper="https://arxiv.org/abs/1807.06514", site="stage")
+@register("bam", paper="https://arxiv.org/abs/1807.06514", site="stage", year=2018, golden=True)
 class BottleneckAttention(nd.Gate):
     """Gate 1 + sigmoid of a channel branch times a dilated spatial branch (Park et al., 2018).
 
@@ -22,6 +23,7 @@ class BottleneckAttention(nd.Gate):
         reduction: both branches have C // reduction hidden channels, at least 1.
         dilation: of the spatial branch's 3x3 convolutions.
         layers: how many of them there are.
+        depth: hidden layers of the channel branch.
         combine: "mul" as in the code, "add" as in the paper.
 
     Raises:
@@ -39,6 +41,7 @@ class BottleneckAttention(nd.Gate):
         reduction: int = 16,
         dilation: int = 4,
         layers: int = 2,
+        depth: int = 1,
         combine: Literal["mul", "add"] = "mul",
     ) -> None:
         super().__init__(channels, spatial_dims)
@@ -46,9 +49,11 @@ class BottleneckAttention(nd.Gate):
             raise ValueError(f"combine={combine!r} must be 'mul' (the authors' code) or 'add' (their paper)")
         self.combine = combine
         conv, norm, hidden = nd.conv(spatial_dims), nd.batch_norm(spatial_dims), nd.squeeze(channels, reduction)
-        self.channel = nn.Sequential(
-            nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        widths = [channels, *[hidden] * depth]
+        channel: list[nn.Module] = []
+        for c, d in pairwise(widths):
+            channel += [nn.Linear(c, d), nn.BatchNorm1d(d), nn.ReLU()]
+        self.channel = nn.Sequential(*channel, nn.Linear(widths[-1], channels))
         spatial = [conv(channels, hidden, 1), norm(hidden), nn.ReLU()]
         for _ in range(layers):
             spatial += [conv(hidden, hidden, 3, padding=dilation, dilation=dilation), norm(hidden), nn.ReLU()]

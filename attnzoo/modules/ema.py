@@ -6,7 +6,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("ema", paper="https://arxiv.org/abs/2305.13563", site="out")
+@register("ema", paper="https://arxiv.org/abs/2305.13563", site="out", year=2023, golden=True)
 class EfficientMultiScaleAttention(nd.Gate):
     """Cross-spatial gate between a strip-gated branch and a 3x3 convolution of each group (Ouyang et al., 2023).
 

@@ -9,7 +9,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("epsa", paper="https://arxiv.org/abs/2105.14447", site="conv", aliases=["psa"])
+@register("epsa", paper="https://arxiv.org/abs/2105.14447", site="conv", aliases=["psa"], year=2022, golden=True)
 class PyramidSqueezeAttention(nd.Attention):
     """Grouped convolutions of several kernel sizes, weighted against each other per channel (Zhang et al., 2022).
 

@@ -9,18 +9,21 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("gc", paper="https://arxiv.org/abs/1904.11492", site="out")
+@register("gc", paper="https://arxiv.org/abs/1904.11492", site="out", year=2019, golden=True)
 class GlobalContext(nd.Attention):
     """One attention-pooled context for all positions, added to the features or gating them (Cao et al., 2019).
 
-    3D: the attention is over T, H and W.
+    timm's version has reduction=8, fusion="mul", divisor=1, eps=1e-6. 3D: the attention is over T, H and W.
 
     Args:
         channels: C of the (N, C, *spatial) input; the output has the same shape.
         spatial_dims: 2 or 3.
-        reduction: the transforms have C // reduction hidden units, at least 1 (the authors: 16 and 4).
+        reduction: the transforms have C // reduction hidden units, the inverse of the authors' `ratio` (16, 4), and at
+            least 2: the layer norm of a single unit would be its bias, whatever the input.
         pooling: "att" by a learned attention over the positions, or "avg".
-        fusion: "add" (the authors' default), "mul" for a sigmoid gate (timm's), or both.
+        fusion: "add" (the authors' default), "mul" for a sigmoid gate, or both.
+        divisor: None rounds C / reduction down; a number gives the nearest multiple of it, as in timm.
+        eps: of the layer norm.
 
     Raises:
         ValueError: an unknown pooling or fusion.
@@ -37,6 +40,8 @@ class GlobalContext(nd.Attention):
         reduction: int = 16,
         pooling: Literal["att", "avg"] = "att",
         fusion: Sequence[Literal["add", "mul"]] = ("add",),
+        divisor: int | None = None,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__(channels, spatial_dims)
         kinds = (fusion,) if isinstance(fusion, str) else tuple(fusion)
@@ -44,10 +49,10 @@ class GlobalContext(nd.Attention):
             raise ValueError(f"pooling={pooling!r} must be 'att' or 'avg'")
         if not kinds or not set(kinds) <= {"add", "mul"}:
             raise ValueError(f"fusion={fusion!r} must hold 'add', 'mul' or both")
-        hidden = nd.squeeze(channels, reduction)
+        hidden = nd.squeeze(channels, reduction, 2, divisor)
         self.mask: nn.Module | None = nd.conv(spatial_dims)(channels, 1, 1) if pooling == "att" else None
-        self.add = _transform(channels, hidden) if "add" in kinds else None
-        self.mul = _transform(channels, hidden) if "mul" in kinds else None
+        self.add = _transform(channels, hidden, eps) if "add" in kinds else None
+        self.mul = _transform(channels, hidden, eps) if "mul" in kinds else None
 
     def context(self, x: Tensor) -> Tensor:
         """Pooled context (N, C) of features x (N, C, *spatial)."""
@@ -68,9 +73,9 @@ class GlobalContext(nd.Attention):
         return out
 
 
-def _transform(channels: int, hidden: int) -> nn.Sequential:
+def _transform(channels: int, hidden: int, eps: float) -> nn.Sequential:
     """Bottleneck on the context (N, C); the authors start it at zero: nothing is added, and a gate is 1/2."""
     last = nn.Linear(hidden, channels)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(), last)
+    return nn.Sequential(nn.Linear(channels, hidden), nn.LayerNorm(hidden, eps), nn.ReLU(), last)

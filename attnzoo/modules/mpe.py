@@ -20,7 +20,7 @@ OPTIONS = {
 }
 
 
-@register("mpe", paper="https://doi.org/10.3390/electronics14091886", site="mid")
+@register("mpe", paper="https://doi.org/10.3390/electronics14091886", site="mid", year=2025)
 class MultiScaleParallelEnhancement(nd.Gate):
     """Cross-spatial gate between a strip-gated branch and parallel dilated convolutions (Electronics 2025, 14, 1886).
 

@@ -11,13 +11,13 @@ from attnzoo.registry import register
 MODES = ("embedded", "gaussian", "dot", "concat")
 
 
-@register("nl", paper="https://arxiv.org/abs/1711.07971", site="stage")
+@register("nl", paper="https://arxiv.org/abs/1711.07971", site="stage", year=2018, golden=True)
 class NonLocal(nd.Attention):
     """Each position adds a weighted mean over all positions (Wang et al., 2018).
 
     As in the PyTorch code most used (AlexHex7), whose batch norm starts at zero, so that the block starts as the
-    identity; the authors' Caffe2 code scales the logits and pools before the projections. 3D: positions in T, H and W;
-    subsampling leaves T alone.
+    identity; the authors' Caffe2 code has scale=True and subsample="input", timm's version reduction=8,
+    divisor=8, scale="input". 3D: positions in T, H and W; subsampling leaves T alone.
 
     Args:
         channels: C of the (N, C, *spatial) input; the output has the same shape.
@@ -25,11 +25,14 @@ class NonLocal(nd.Attention):
         mode: "embedded" (softmax of projected products), "gaussian" (of the features themselves), "dot" (divided by the
             number of positions) or "concat" (a learned sum, ReLU, divided likewise).
         reduction: the projections have C // reduction channels, at least 1.
-        subsample: whether keys and values are max-pooled by 2 along H and W.
-        scale: whether the logits are divided by the square root of the projections' width (the authors' config).
+        subsample: True max-pools keys and values by 2 along H and W, "input" the features they are projected from.
+        scale: True divides the logits by the square root of the width of queries and keys, "input" by that of C.
+        divisor: None rounds C / reduction down; a number gives the nearest multiple of it that keeps 0.9 of that, as in
+            timm.
+        norm: whether the block ends in a batch norm; without one the last projection starts at zero.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: an unknown `mode`, `subsample` or `scale`.
 
     >>> sum(p.numel() for p in NonLocal(512).parameters())
     526592
@@ -42,19 +45,25 @@ class NonLocal(nd.Attention):
         spatial_dims: int = 2,
         mode: Literal["embedded", "gaussian", "dot", "concat"] = "embedded",
         reduction: int = 2,
-        subsample: bool = False,
-        scale: bool = False,
+        subsample: bool | Literal["input"] = False,
+        scale: bool | Literal["input"] = False,
+        divisor: int | None = None,
+        norm: bool = True,
     ) -> None:
         super().__init__(channels, spatial_dims)
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} must be one of {', '.join(MODES)}")
-        conv, width = nd.conv(spatial_dims), nd.squeeze(channels, reduction)
-        self.mode, self.subsample = mode, subsample
-        self.factor = (channels if mode == "gaussian" else width) ** -0.5 if scale else 1.0
+        for option, value in (("subsample", subsample), ("scale", scale)):
+            if value not in (False, True, "input"):
+                raise ValueError(f"{option}={value!r} must be False, True or 'input'")
+        conv, width = nd.conv(spatial_dims), nd.squeeze(channels, reduction, divisor=divisor, keep=0.9)
+        self.mode, self.subsample, self.pool_first = mode, bool(subsample), subsample == "input"
+        self.factor = (channels if mode == "gaussian" or scale == "input" else width) ** -0.5 if scale else 1.0
         self.value = conv(channels, width, 1)
         self.out = conv(width, channels, 1)
-        self.norm = nd.batch_norm(spatial_dims)(channels)
-        nn.init.zeros_(self.norm.weight)
+        self.norm: nn.Module = nd.batch_norm(spatial_dims)(channels) if norm else nn.Identity()
+        for parameter in (self.norm if norm else self.out).parameters():
+            nn.init.zeros_(parameter)
         if mode != "gaussian":
             self.query = conv(channels, width, 1)
             self.key = conv(channels, width, 1)
@@ -65,10 +74,12 @@ class NonLocal(nd.Attention):
         """Attend to features x (N, C, *spatial)."""
         self.check(x)
         query = (x if self.mode == "gaussian" else self.query(x)).flatten(2).transpose(1, 2)  # (N, positions, d)
-        key = self._pool(x if self.mode == "gaussian" else self.key(x)).flatten(2)  # (N, d, pooled positions)
-        value = self._pool(self.value(x)).flatten(2).transpose(1, 2)
-        mixed = (self.affinity(query, key) @ value).transpose(1, 2)
-        attended: Tensor = self.norm(self.out(mixed.reshape(x.shape[0], -1, *x.shape[2:])))
+        source = self._pool(x) if self.pool_first else x
+        key, value = source if self.mode == "gaussian" else self.key(source), self.value(source)
+        if self.subsample and not self.pool_first:
+            key, value = self._pool(key), self._pool(value)
+        mixed = self.affinity(query, key.flatten(2)) @ value.flatten(2).transpose(1, 2)
+        attended: Tensor = self.norm(self.out(mixed.transpose(1, 2).unflatten(2, x.shape[2:])))
         return x + attended
 
     def affinity(self, query: Tensor, key: Tensor) -> Tensor:
@@ -83,7 +94,5 @@ class NonLocal(nd.Attention):
         return weights
 
     def _pool(self, x: Tensor) -> Tensor:
-        if not self.subsample:
-            return x
         size = [1 if axis == 0 and self.spatial_dims == 3 else min(2, s) for axis, s in enumerate(x.shape[2:])]
         return F.max_pool3d(x, size) if self.spatial_dims == 3 else F.max_pool2d(x, size)

@@ -10,7 +10,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("res2net", paper="https://arxiv.org/abs/1904.01169", site="conv")
+@register("res2net", paper="https://arxiv.org/abs/1904.01169", site="conv", year=2021, golden=True)
 class Res2Net(nd.Attention):
     """Channels in parts, each convolved after adding the result of the part before (Gao et al., 2021).
 
@@ -23,7 +23,8 @@ class Res2Net(nd.Attention):
         stride: stride of the convolutions, one number or one per axis.
         spatial_dims: 2 or 3.
         scale: number of parts; must divide C.
-        first: whether this is the first block of a stage; None: if the stride is not 1.
+        first: whether this is the first block of a stage; None: if the stride is not 1, so that the first
+            block of the authors' first stage, whose stride is 1, needs True.
 
     Raises:
         ValueError: `scale` does not divide C or is 1, `out_channels` is not C, or a stride without `first`.
@@ -68,5 +69,5 @@ class Res2Net(nd.Attention):
         if self.first:
             pool = F.avg_pool3d if self.spatial_dims == 3 else F.avg_pool2d
             # Padded by hand: avg_pool3d refuses maps that are smaller than its kernel before its own padding.
-            last = pool(F.pad(last, (1, 1) * self.spatial_dims), 3, self.strides)
+            last = pool(F.pad(last, (1, 1) * len(self.strides)), 3, self.strides)
         return torch.cat([*outputs, last], 1)

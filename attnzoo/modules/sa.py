@@ -7,7 +7,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("sa", paper="https://arxiv.org/abs/2102.00240", site="out", aliases=["shuffle"])
+@register("sa", paper="https://arxiv.org/abs/2102.00240", site="out", aliases=["shuffle"], year=2021, golden=True)
 class ShuffleAttention(nd.Attention):
     """Per group half the channels gated by their mean, half by their normalised map; a shuffle (Zhang & Yang, 2021).
 
@@ -44,5 +44,8 @@ class ShuffleAttention(nd.Attention):
         by_channel = by_channel * (self.cweight * mean + self.cbias).sigmoid()
         by_space = by_space * (self.sweight * self.gn(by_space) + self.sbias).sigmoid()
         # Channel shuffle with two groups over all C: output channel 2j + i is the concatenated channel i * C/2 + j.
-        both = torch.stack((by_channel, by_space), 1).reshape(x.shape[0], 2, -1, *x.shape[2:])
-        return both.transpose(1, 2).reshape(x.shape)
+        both = torch.stack((by_channel, by_space), 1).reshape(x.shape[0], 2, x.shape[1] // 2, *x.shape[2:])
+        shuffled = both.transpose(1, 2).reshape(x.shape)
+        last = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
+        kept = not x.is_contiguous() and x.is_contiguous(memory_format=last)  # the shuffle loses this layout
+        return shuffled.contiguous(memory_format=last) if kept else shuffled

@@ -1,5 +1,7 @@
 """Spatial group-wise enhance."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("sge", paper="https://arxiv.org/abs/1905.09646", site="out")
+@register("sge", paper="https://arxiv.org/abs/1905.09646", site="out", year=2019, golden=True)
 class SpatialGroupEnhance(nd.Gate):
     """Each group of channels gated by how like its mean each position is (Li, Hu & Yang, 2019).
 
@@ -35,9 +37,11 @@ class SpatialGroupEnhance(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, groups, *spatial) of features x (N, C, *spatial)."""
-        grouped = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])
+        grouped: Tensor = x.unflatten(1, (self.groups, -1))
         similarity = (grouped * grouped.mean(nd.axes(grouped)[1:], keepdim=True)).sum(2)
         spatial = nd.axes(similarity)
         centred = similarity - similarity.mean(spatial, keepdim=True)
-        deviation = centred.std(spatial, keepdim=True, correction=min(1, x[0, 0].numel() - 1))
+        # Not `std`, which warns of empty batches.
+        deviation: Tensor = torch.linalg.vector_norm(centred, dim=spatial, keepdim=True)
+        deviation = deviation / math.sqrt(max(1, math.prod(x.shape[2:]) - 1))
         return (self.weight * (centred / (deviation + 1e-5)) + self.bias).sigmoid()

@@ -9,13 +9,15 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("sk", paper="https://arxiv.org/abs/1903.06586", site="conv")
+@register("sk", paper="https://arxiv.org/abs/1903.06586", site="conv", year=2019, golden=True)
 class SelectiveKernel(nd.Attention):
     """Grouped convolutions of several kernel sizes, mixed channel by channel from their pooled sum (Li et al., 2019).
 
     It takes the place of a convolution. The defaults are those of the PyTorch port that the authors' lab points to
-    (pppLang): convolutions with bias, true 5x5 kernels, nothing between the two linear maps of the selection.
-    3D: cubic kernels; `dilated` keeps them affordable.
+    (pppLang): biases, true 5x5 kernels, nothing between the two linear maps of the selection. The lab's own SK-ResNet
+    (PytorchInsight) has kernels=(3, 3), groups=(1, 32), min_width=1, norm=True, bias=False; timm's version groups=1,
+    min_width=1, divisor=8, dilated=True, norm=True, bias=False, split=True. 3D: cubic kernels; `dilated` keeps them
+    affordable.
 
     Args:
         channels: C of the (N, C, *spatial) input.
@@ -23,11 +25,15 @@ class SelectiveKernel(nd.Attention):
         stride: stride of the convolutions, one number or one per axis.
         spatial_dims: 2 or 3.
         kernels: odd kernel edge of each branch.
-        groups: groups of the convolutions; must divide both widths.
+        groups: groups of the convolutions, one number or one per branch; must divide both widths.
         reduction: the selection has max(min_width, out_channels // reduction) units.
         min_width: see `reduction`.
+        divisor: None rounds out_channels / reduction down; a number gives the nearest multiple of it that keeps 0.9 of
+            that, as in timm.
         dilated: whether kernels larger than 3 are 3x3 ones with dilation, as in the paper.
         norm: whether a batch norm and ReLU follow the first linear map of the selection, as in the paper.
+        bias: whether convolutions and linear maps have biases.
+        split: whether each branch sees its equal share of the input channels only.
 
     Raises:
         ValueError: groups or kernels that do not fit.
@@ -44,32 +50,41 @@ class SelectiveKernel(nd.Attention):
         stride: int | Sequence[int] = 1,
         spatial_dims: int = 2,
         kernels: Sequence[int] = (3, 5),
-        groups: int = 32,
+        groups: int | Sequence[int] = 32,
         reduction: int = 16,
         min_width: int = 32,
+        divisor: int | None = None,
         dilated: bool = False,
         norm: bool = False,
+        bias: bool = True,
+        split: bool = False,
     ) -> None:
         super().__init__(channels, spatial_dims)
         width = channels if out_channels is None else out_channels
-        nd.split(channels, groups)
-        nd.split(width, groups)
+        self.split = split
+        seen = nd.split(channels, len(kernels), "the number of branches") if split else channels
+        each = (groups,) * len(kernels) if isinstance(groups, int) else tuple(groups)
+        if len(each) != len(kernels) or not kernels:
+            raise ValueError(f"kernels={tuple(kernels)} and groups={each} must have one entry per branch each")
         conv, strides = nd.conv(spatial_dims), stride if isinstance(stride, int) else tuple(stride)
         self.convs = nn.ModuleList()
-        for k in kernels:
+        for k, g in zip(kernels, each, strict=True):
+            nd.split(seen, g)
+            nd.split(width, g)
             size, dilation = (3, nd.odd(k) // 2) if dilated else (nd.odd(k), 1)
-            branch = conv(channels, width, size, strides, k // 2, dilation, groups)
+            branch = conv(seen, width, size, strides, k // 2, dilation, g, bias)
             self.convs.append(nn.Sequential(branch, nd.batch_norm(spatial_dims)(width), nn.ReLU()))
-        hidden = nd.squeeze(width, reduction, min_width)
-        self.fc: nn.Module = nn.Linear(width, hidden)
+        hidden = nd.squeeze(width, reduction, min_width, divisor, keep=0.9)
+        self.fc: nn.Module = nn.Linear(width, hidden, bias)
         if norm:
             self.fc = nn.Sequential(self.fc, nn.BatchNorm1d(hidden), nn.ReLU())
-        self.fcs = nn.ModuleList(nn.Linear(hidden, width) for _ in kernels)
+        self.fcs = nn.ModuleList(nn.Linear(hidden, width, bias) for _ in kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve features x (N, C, *spatial) into (N, out_channels, *spatial / stride)."""
         self.check(x)
-        branches = [conv(x) for conv in self.convs]
+        parts = x.chunk(len(self.convs), 1) if self.split else (x,) * len(self.convs)
+        branches = [conv(part) for conv, part in zip(self.convs, parts, strict=True)]
         pooled = self.fc(sum(branches[1:], branches[0]).mean(nd.axes(x)))
         weights = torch.stack([fc(pooled) for fc in self.fcs]).softmax(0)
         terms = [nd.expand(w, b) * b for w, b in zip(weights, branches, strict=True)]

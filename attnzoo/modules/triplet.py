@@ -12,7 +12,7 @@ PLANES: dict[int, dict[str, tuple[int, ...]]] = {
 }
 
 
-@register("triplet", paper="https://arxiv.org/abs/2010.03045", site="out")
+@register("triplet", paper="https://arxiv.org/abs/2010.03045", site="out", year=2021, golden=True)
 class TripletAttention(nd.Gate):
     """Gates between each pair of the axes C, H and W, averaged (Misra et al., 2021).
 
@@ -23,6 +23,7 @@ class TripletAttention(nd.Gate):
         channels: C of the (N, C, *spatial) input; the output has the same shape.
         spatial_dims: 2 or 3.
         kernel_size: odd edge of the kernels.
+        spatial: whether there is the branch that pools C away.
 
     Raises:
         ValueError: an even `kernel_size`.
@@ -31,9 +32,9 @@ class TripletAttention(nd.Gate):
     300
     """
 
-    def __init__(self, channels: int, *, spatial_dims: int = 2, kernel_size: int = 7) -> None:
+    def __init__(self, channels: int, *, spatial_dims: int = 2, kernel_size: int = 7, spatial: bool = True) -> None:
         super().__init__(channels, spatial_dims)
-        self.planes = PLANES[spatial_dims]
+        self.planes = {plane: order for plane, order in PLANES[spatial_dims].items() if spatial or 1 in order}
         for plane in self.planes:
             self.add_module(plane, nd.PooledGate(kernel_size, spatial_dims))
 

@@ -65,7 +65,10 @@ def compare(
         size = input_size or ((1, 3, 16, 112, 112) if _is_3d(model) else (1, 3, 224, 224))
         label = name + (f":{','.join(f'{k}={v}' for k, v in options.items())}" if options else "")
         where = "-" if name == "none" else site or spec(name).site
-        rows.append(Row(label, where, len(attentions(model)), profile(model, size, counter=counter)))
+        places = len(attentions(model))
+        if name == "none" and places:
+            label = "its own"
+        rows.append(Row(label, where, places, profile(model, size, counter=counter)))
     return rows
 
 

@@ -1,16 +1,58 @@
 """Folders of real files: what is used, what is skipped, how they are divided and what the model is shown."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from attnzoo.emotion.datasets import Clips, Epochs, read_folder, split
 from attnzoo.emotion.recipe import Audio, Clip, Data
 
 CLIP, SOUND = Clip(segments=2, frames=4, size=32), Audio(coefficients=12, mels=24, width=16)
+
+
+def test_what_is_no_file_of_a_class_folder_is_reported(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    root = tmp_path / "data"
+    for name in ("a", "b"):
+        write_video(root / name / "good.mp4")
+    write_video(root / "a" / "more" / "deep.mp4")
+    (root / "a" / "gone.mp4").symlink_to(root / "nowhere.mp4")
+    (root / "c").symlink_to(root / "nowhere")
+    shutil.copy(root / "b" / "good.mp4", root / "b" / os.fsdecode(b"\xff.mp4"))
+    folder = read_folder(root, 4)
+    assert [(f.kind, f.key) for f in folder.findings] == [
+        ("unreadable", "c"),
+        ("unreadable", "a/gone.mp4"),
+        ("nested", "a/more"),
+        ("unreadable", "b/\\udcff.mp4"),
+    ]
+    assert folder.fingerprint  # made of names, so of those that are UTF-8
+    (root / "a" / "good.mp4").unlink()
+    with pytest.raises(
+        ValueError, match=r"a has no usable video: a/gone\.mp4: a link to .*; add videos, as in .*a/clip"
+    ):
+        read_folder(root, 4)
+    (root / "a" / "gone.mp4").unlink()
+    with pytest.raises(ValueError, match=r"a/more: a folder \(1 entries\); videos must lie in the class folder itself"):
+        read_folder(root, 4)
+    (root / "a").rename(root / os.fsdecode(b"\xff"))
+    with pytest.raises(ValueError, match=r"data/\\udcff has a name that is not UTF-8; rename it"):
+        read_folder(root, 4)
+
+
+def test_an_error_in_a_process_that_loads_names_the_video(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = read_folder(videos, CLIP.frames)
+
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("attnzoo.emotion.datasets.sound_maps", broken)
+    with pytest.raises(ValueError, match=r"calm_0001.mp4: KeyError: 'a bug'"):
+        list(DataLoader(Clips(folder.videos[1:2], CLIP, SOUND), num_workers=1))
 
 
 @pytest.fixture
@@ -51,11 +93,16 @@ def test_folders_that_cannot_be_used(tmp_path: Path, write_video: Callable[..., 
         read_folder(tmp_path / "nowhere", 8)
     with pytest.raises(ValueError, match="is empty"):
         read_folder(tmp_path, 8)
+    write_video(tmp_path / "flat.mp4")
+    with pytest.raises(ValueError, match=r"holds 1 files and no folders; it must hold one sub-folder .*/joy/clip\.mp4"):
+        read_folder(tmp_path, 8)
     write_video(tmp_path / "only" / "a.mp4")
     with pytest.raises(ValueError, match="one class only"):
         read_folder(tmp_path, 8)
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="other has no usable video, it is empty"):
+    with pytest.raises(
+        ValueError, match=r"other has no usable video: it is empty; add videos, as in .*other/clip\.mp4"
+    ):
         read_folder(tmp_path, 8)
     (tmp_path / "other" / "bad.mkv").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"other has no usable video: .*readable"):

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image, features
 
 from attnzoo.emotion import media, sampling
 
@@ -71,6 +73,57 @@ def test_a_truncated_file_gives_the_frames_before_the_cut(write_video: Write, tm
     index = media.read_index(cut)
     assert 0 < len(index.pts) < index.promised == 24
     assert grey(media.read_frames(index, [0, 2], 16)) == [0, 2]
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.mkv", {}), ("a.mp4", {"movflags": "frag_keyframe+empty_moov"})])
+def test_a_truncated_file_that_claims_no_number_of_frames_is_noticed(
+    videos: Path, tmp_path: Path, name: str, options: dict[str, str]
+) -> None:
+    whole, cut = tmp_path / name, tmp_path / f"cut_{name}"
+    with av.open(str(next((videos / "calm").iterdir()))) as source, av.open(str(whole), "w", options=options) as copy:
+        tracks = {stream: copy.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:  # the last one of each track is empty
+                packet.stream = tracks[packet.stream]
+                copy.mux(packet)
+    count = len(media.read_index(whole).pts)
+    assert media.read_index(whole).promised == 0
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
+    index = media.read_index(cut)
+    assert len(index.pts) < count - 2
+    assert index.promised == pytest.approx(count, abs=3)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("video", 5), ("video", 0), ("audio", 5)])
+def test_a_bad_packet_costs_what_it_holds_and_not_the_rest(
+    videos: Path, tmp_path: Path, kind: str, number: int
+) -> None:
+    path, bad = next((videos / "calm").iterdir()), tmp_path / "bad.mp4"
+    with av.open(str(path)) as container:
+        packet = [p for p in container.demux(**{kind: 0}) if p.size][number]
+        assert packet.pos is not None
+        at, length = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    content[at : at + length] = b"\xff" * length
+    bad.write_bytes(content)
+    whole, index = media.read_index(path), media.read_index(bad)
+    frames = media.read_frames(whole, range(24), 16).astype(int)
+    # Frames 0 to 15 hang on the one at 0; at 16 there is a new key frame.
+    last, first = (media.read_frames(index, [i], 16).astype(int)[0] for i in (20, 0))
+    assert np.abs(last - frames[20]).max() == 0
+    assert np.abs(first - frames[16 if (kind, number) == ("video", 0) else 0]).max() == 0
+    one, two = media.read_sound(whole, 8000), media.read_sound(index, 8000)
+    assert np.abs(one - two)[8000:].max() < 1e-3  # what comes after the damage is heard at its own time
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff", "ppm", "png", "avif"])
+def test_a_still_image_is_no_short_video(tmp_path: Path, kind: str) -> None:
+    if kind == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    path = tmp_path / "still.mp4"
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(path, kind)
+    with pytest.raises(ValueError, match=r"still\.mp4: not a video: a still image"):
+        media.read_index(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all\n" * 50, b"\0" * 4096])

@@ -3,17 +3,19 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 
 import attnzoo
+from attnzoo.emotion.checkpoints import load_checkpoint, read_checkpoint
 from attnzoo.emotion.datasets import Folder, read_folder
 from attnzoo.emotion.evaluation import evaluate, predict
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.recipe import Recipe
-from attnzoo.emotion.training import Task, load_checkpoint, train
+from attnzoo.emotion.training import Task, train
 
 RECIPE = Recipe.model_validate(
     {
@@ -82,6 +84,54 @@ def test_frozen_layers_neither_learn_nor_drift_but_attention_in_them_learns(free
             assert key not in changed, key
     assert any(key.startswith("visual.layer1.") and ".attn." in key for key in changed)
     assert any(key.startswith("visual.layer3.") and "running_mean" in key for key in changed)
+
+
+@pytest.mark.parametrize(
+    ("stream", "settings", "message"),
+    [
+        (
+            "visual",
+            {"backbone": "timm/resnet18"},
+            r"model\.visual\.backbone = 'timm/resnet18' is a 2D network; give a 3D",
+        ),
+        (
+            "audio",
+            {"backbone": "resnet3d/10"},
+            r"model\.audio\.backbone = 'resnet3d/10' is a 3D network; give a 2D one",
+        ),
+        (
+            "visual",
+            {"backbone": "resnet3d/10", "options": {"widen": 2}},
+            r"model\.visual: resnet3d/10 .* has no option .widen.; valid: ",
+        ),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_refused_before_training(
+    folder: Folder, tmp_path: Path, stream: str, settings: dict[str, Any], message: str
+) -> None:
+    changed = RECIPE.model_dump()
+    changed["model"][stream] = settings
+    with pytest.raises(ValueError, match=message) as error:
+        train(Recipe.model_validate(changed), folder, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_lost_at_the_end_of_an_epoch_do_not_reach_its_checkpoint(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Task.training_step
+
+    def diverging(self: Task, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], number: int) -> torch.Tensor:
+        loss = step(self, batch, number)  # finite, but its gradient is not
+        return loss * float("inf") if self.current_epoch == 1 and self.trainer.is_last_batch else loss
+
+    monkeypatch.setattr(Task, "training_step", diverging)
+    with pytest.raises(ValueError, match=r"weights are no longer finite at step 3 of epoch 2, videos \w+/\w+\.mp4"):
+        train(RECIPE, folder, tmp_path)
+    info, state = read_checkpoint(tmp_path / "last.ckpt")
+    assert len(info["history"]) == 1
+    assert all(value.isfinite().all() for value in state.values())
 
 
 def test_freeze_beyond_the_backbone_is_refused() -> None:
@@ -188,4 +238,10 @@ def test_a_checkpoint_of_another_model_is_refused(trained: Path, tmp_path: Path)
     content["state_dict"].popitem()
     torch.save(content, foreign)
     with pytest.raises(ValueError, match="do not fit the model of its recipe"):
+        load_checkpoint(foreign)
+    content["attnzoo"]["recipe"]["name"] = "a/b"
+    torch.save(content, foreign)
+    with pytest.raises(
+        ValueError, match=r"foreign\.pt: this attnzoo does not take its recipe: name: .* names a folder"
+    ):
         load_checkpoint(foreign)

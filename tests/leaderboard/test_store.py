@@ -125,6 +125,12 @@ def test_stores_that_are_none(tmp_path: Path) -> None:
         Store("sqlite://")
 
 
+def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ImportError, match=r'store postgresql\+psycopg://x/y needs psycopg; .*"attnzoo\[postgres\]"'):
+        Store("postgresql+psycopg://x/y")
+
+
 def test_stores_of_others(tmp_path: Path) -> None:
     newer = tmp_path / "newer.sqlite"
     Store(newer).close()
