@@ -18,7 +18,7 @@ from attnzoo.state_dicts import difference, read_state_dict
 log = logging.getLogger(__name__)
 
 # Where our names differ from the authors': (pattern, replacement), applied in turn.
-_RENAMES: dict[str, list[tuple[str, str]]] = {
+_RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
     "se": [(r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2.")],
     "cbam": [(r"^ChannelGate\.mlp\.1\.", "mlp.0."), (r"^ChannelGate\.mlp\.3\.", "mlp.2."), (r"^SpatialGate\.", "")],
     "triplet": [
@@ -28,16 +28,12 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
         (r"^(\w+)\.(?:spatial|conv)\.(conv|bn)\.", r"\1.\2."),
     ],
     "bam": [
-        (r"^channel_att\.gate_c\.gate_c_fc_0\.", "channel.0."),
-        (r"^channel_att\.gate_c\.gate_c_bn_1\.", "channel.1."),
-        (r"^channel_att\.gate_c\.gate_c_fc_final\.", "channel.3."),
+        (r"^channel_att\.gate_c\.gate_c_fc_(\d+)\.", lambda m: f"channel.{3 * int(m[1])}."),
+        (r"^channel_att\.gate_c\.gate_c_bn_(\d+)\.", lambda m: f"channel.{3 * int(m[1]) - 2}."),
         (r"^spatial_att\.gate_s\.gate_s_conv_reduce0\.", "spatial.0."),
         (r"^spatial_att\.gate_s\.gate_s_bn_reduce0\.", "spatial.1."),
-        (r"^spatial_att\.gate_s\.gate_s_conv_di_0\.", "spatial.3."),
-        (r"^spatial_att\.gate_s\.gate_s_bn_di_0\.", "spatial.4."),
-        (r"^spatial_att\.gate_s\.gate_s_conv_di_1\.", "spatial.6."),
-        (r"^spatial_att\.gate_s\.gate_s_bn_di_1\.", "spatial.7."),
-        (r"^spatial_att\.gate_s\.gate_s_conv_final\.", "spatial.9."),
+        (r"^spatial_att\.gate_s\.gate_s_conv_di_(\d+)\.", lambda m: f"spatial.{3 * int(m[1]) + 3}."),
+        (r"^spatial_att\.gate_s\.gate_s_bn_di_(\d+)\.", lambda m: f"spatial.{3 * int(m[1]) + 4}."),
     ],
     "ema": [(r"^gn\.", "norm."), (r"^conv1x1\.", "strip."), (r"^conv3x3\.", "local.")],
     "gc": [(r"^conv_mask\.", "mask."), (r"^channel_(add|mul)_conv\.", r"\1.")],
@@ -45,11 +41,11 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
         (r"^g\.(0\.)?", "value."),
         (r"^theta\.", "query."),
         (r"^phi\.(0\.)?", "key."),
-        (r"^W\.0\.", "out."),
+        (r"^W\.(0\.|(?=weight|bias))", "out."),
         (r"^W\.1\.", "norm."),
         (r"^concat_project\.0\.", "pair."),
     ],
-    "epsa": [(rf"^conv_{i + 1}\.", f"convs.{i}.") for i in range(4)] + [(r"^se\.", "")],
+    "epsa": [*((rf"^conv_{i + 1}\.", f"convs.{i}.") for i in range(4)), (r"^se\.", "")],
     "sk": [  # PytorchInsight's; pppLang's are ours
         (r"^conv2\.", "convs.0.0."),
         (r"^bn2\.", "convs.0.1."),
@@ -81,18 +77,23 @@ def convert_module(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> list(convert_module("epsa", {"conv_1.weight": torch.zeros(1)}))
     ['convs.0.weight']
     """
-    module = spec(name).name
-    converted = {}
-    for key, value in state.items():
-        for pattern, replacement in _RENAMES.get(module, []):
-            key = re.sub(pattern, replacement, key)
-        if value.ndim > 2 and key.startswith(_LINEAR.get(module, ())):
-            value = value[..., 0, 0]
-        if module == "sk" and key == "fcs.weight":  # one map for both branches
-            converted["fcs.0.weight"], converted["fcs.1.weight"] = value.chunk(2)
-        else:
-            converted[key] = value
-    return converted
+    return {ours: value for key in state for ours, value in _converted(spec(name).name, key, state).items()}
+
+
+def _converted(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One of the authors' entries under our names: one, or two where they have one map for two branches."""
+    name, value = key, state[key]
+    for pattern, replacement in _RENAMES.get(module, []):
+        name = re.sub(pattern, replacement, name)
+    if module == "bam":  # the last layers come after as many as there are
+        fcs, convs = (sum(bool(re.search(rf"{of}_\d+\.weight", k)) for k in state) for of in ("fc", "conv_di"))
+        name = name.replace("channel_att.gate_c.gate_c_fc_final", f"channel.{3 * fcs}")
+        name = name.replace("spatial_att.gate_s.gate_s_conv_final", f"spatial.{3 * convs + 3}")
+    if value.ndim > 2 and name.startswith(_LINEAR.get(module, ())):
+        value = value[..., 0, 0]
+    if module == "sk" and name == "fcs.weight":
+        return dict(zip(("fcs.0.weight", "fcs.1.weight"), value.chunk(2), strict=True))
+    return {name: value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,11 @@ FAMILIES: dict[str, Family] = {
         r"bam\d\.(.+)",
         "bam",
         "stage",
-        lambda s, c: {"reduction": c // s["channel.0.weight"].shape[0]},
+        lambda s, c: {
+            "reduction": c // s["channel.0.weight"].shape[0],
+            "depth": sum(k.startswith("channel.") and k.endswith("weight") for k in s) // 2,
+            "layers": sum(v.ndim == 4 and v.shape[-1] == 3 for v in s.values()),
+        },
     ),
     "triplet": Family(
         r"\.(?:ChannelGateH|cw)\.(?:spatial|conv)\.",
@@ -255,11 +260,12 @@ def load(name: str, source: str | Path | Mapping[str, Any], **options: Any) -> n
     ours, names = dict(file.shell), dict(file.names)
     told: dict[str, Any] = {}
     for block, (path, action, channels) in _places(model, family).items():
-        converted = {}
-        for within, key in file.parts.get(block, {}).items():
-            for own_key, value in convert_module(found.name, {within: theirs[key]}).items():
-                converted[own_key] = value
-                names[f"{path}.attn.{own_key}"] = key
+        converted: dict[str, Tensor] = {}
+        part = file.parts.get(block, {})
+        for within, key in part.items():
+            entries = _converted(found.name, within, {k: theirs[name] for k, name in part.items()})
+            converted.update(entries)
+            names |= dict.fromkeys((f"{path}.attn.{own_key}" for own_key in entries), key)
         with suppress(KeyError, ZeroDivisionError):  # what is missing is named below; until then the last block's do
             told = family.options(converted, channels)
         first = {"first": block.endswith(".0")} if found.name == "res2net" else {}

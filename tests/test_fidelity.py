@@ -110,3 +110,14 @@ def test_res2net_is_the_middle_of_the_authors_block() -> None:
         return {f"middle.{key}" if key.startswith(("convs.", "bns.")) else key: value for key, value in state.items()}
 
     equal_to(block, data, convert)
+
+
+@pytest.mark.parametrize(("depth", "layers"), [(1, 2), (2, 3), (3, 1)])
+def test_bams_entries_are_renamed_for_any_number_of_layers(depth: int, layers: int) -> None:
+    channel = [f"gate_c_{kind}" for i in range(depth) for kind in (f"fc_{i}", f"bn_{i + 1}")] + ["gate_c_fc_final"]
+    spatial = ["gate_s_conv_reduce0", "gate_s_bn_reduce0"]
+    spatial += [f"gate_s_{kind}_di_{i}" for i in range(layers) for kind in ("conv", "bn")] + ["gate_s_conv_final"]
+    theirs = [f"channel_att.gate_c.{k}.weight" for k in channel] + [f"spatial_att.gate_s.{k}.weight" for k in spatial]
+    ours = attnzoo.create("bam", 64, depth=depth, layers=layers).state_dict()
+    converted = convert_module("bam", {key: torch.zeros(()) for key in theirs})
+    assert list(converted) == [key for key in ours if key.endswith("weight")]
