@@ -1,6 +1,6 @@
 """Attention into a network and out again; where it can go stands in `attnzoo.sites`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -150,7 +150,7 @@ def inject(
     if where is not None:
         if (stages, blocks, site) != (None, None, None) or replace_own:
             raise ValueError("where= names the places itself; give it without stages, blocks, site and replace_own")
-        places = list(matching(model, where))
+        places = _once(matching(model, where))
     else:
         at = _site(found, site)
         if at == "stage" and blocks is not None:
@@ -158,7 +158,7 @@ def inject(
         places = list(residual(model, at, stages, blocks))
     if not places:
         raise ValueError(
-            f"blocks={blocks!r} chooses no block"
+            f"blocks={'the function given' if callable(blocks) else repr(blocks)} chooses no block"
             if blocks is not None
             else f"{type(model).__name__} has no stages layer1, layer2, ...; give the residual network itself, or name "
             "the modules with where={'features.*': 'after'} or the like"
@@ -196,8 +196,10 @@ def eject(model: M) -> M:
             if isinstance(child, Attached):
                 setattr(parent, name, child.base)
             elif isinstance(child, Replaced):
-                weight = _near(model, parent)
-                setattr(parent, name, child.base.to(weight.device, weight.dtype).train(child.training))
+                weight, base = _near(model, parent), child.base
+                if any(t.is_meta for t in base.parameters()) and not weight.is_meta:
+                    base = base.to_empty(device=weight.device)  # as the network was, after the attention came in
+                setattr(parent, name, base.to(weight.device, weight.dtype).train(child.training))
     return model
 
 
@@ -278,8 +280,7 @@ def timm_layer(name: str, **options: Any) -> Callable[..., nn.Module]:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        act_layer: object = None,
-        rd_ratio: float | None = None,
+        **theirs: object,
     ) -> nn.Module:
         return create(name, channels, **options).to(device=device, dtype=dtype)
 
@@ -299,6 +300,16 @@ def _refuse_wrapped(model: nn.Module) -> None:
             raise ValueError("the network is compiled; inject into the plain network, then torch.compile the result")
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError("the network is a TorchScript module; inject into the plain network")
+
+
+def _once(places: Iterable[Place]) -> list[Place]:
+    """Places named by several patterns, each once."""
+    found: dict[tuple[nn.Module, str], Place] = {}
+    for place in places:
+        earlier = found.setdefault((place.parent, place.name), place)
+        if earlier.action != place.action:
+            raise ValueError(f"where= asks for attention {earlier.action} and {place.action} {place.path}; choose one")
+    return list(found.values())
 
 
 def _site(found: Spec, site: str | None) -> str:

@@ -96,24 +96,27 @@ def cross_spatial(x1: Tensor, x2: Tensor) -> Tensor:
     return w.reshape(w.shape[0], *x1.shape[2:])
 
 
-def split(channels: int, groups: int, option: str = "groups") -> int:
-    """Channels of one group, where `groups` divides them.
+def split(channels: int, groups: int, option: str = "groups", parts: int = 1) -> int:
+    """Channels of one part of a group, where `groups` groups of `parts` parts divide them.
 
     Args:
         channels: C.
-        groups: the number of equal parts.
+        groups: the number of equal groups.
         option: how the caller's user spells `groups`, for the message.
+        parts: the number of equal parts of a group.
 
     Raises:
-        ValueError: `groups` does not divide `channels`; the message lists the divisors.
+        ValueError: they do not divide `channels`; the message lists the groups that do.
 
-    >>> split(512, 8)
-    64
+    >>> split(512, 8), split(512, 8, parts=2)
+    (64, 32)
     """
-    if groups < 1 or channels % groups:
-        divisors = ", ".join(str(g) for g in range(1, channels + 1) if channels % g == 0)
-        raise ValueError(f"channels={channels} is not divisible by {option}={groups}; it may be one of {divisors}")
-    return channels // groups
+    if groups < 1 or channels % (groups * parts):
+        fitting = [str(g) for g in range(1, channels // parts + 1) if channels % (g * parts) == 0]
+        product = option if parts == 1 else f"{parts} * {option}"
+        allowed = f"{option} may be one of {', '.join(fitting)}" if fitting else f"no {option} would do"
+        raise ValueError(f"channels={channels} is not divisible by {product}={groups * parts}; {allowed}")
+    return channels // (groups * parts)
 
 
 def squeeze(channels: int, reduction: int, least: int = 1, divisor: int | None = None, keep: float = 0.0) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 # Where our names differ from the authors': (pattern, replacement), applied in turn.
 _RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
+    "ca": [(r"^conv2\.", "conv_h."), (r"^conv3\.", "conv_w.")],  # of their MobileNetV2
     "se": [(r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2.")],
     "cbam": [(r"^ChannelGate\.mlp\.1\.", "mlp.0."), (r"^ChannelGate\.mlp\.3\.", "mlp.2."), (r"^SpatialGate\.", "")],
     "triplet": [
@@ -86,14 +87,22 @@ def _converted(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, 
     for pattern, replacement in _RENAMES.get(module, []):
         name = re.sub(pattern, replacement, name)
     if module == "bam":  # the last layers come after as many as there are
-        fcs, convs = (sum(bool(re.search(rf"{of}_\d+\.weight", k)) for k in state) for of in ("fc", "conv_di"))
-        name = name.replace("channel_att.gate_c.gate_c_fc_final", f"channel.{3 * fcs}")
-        name = name.replace("spatial_att.gate_s.gate_s_conv_final", f"spatial.{3 * convs + 3}")
-    if value.ndim > 2 and name.startswith(_LINEAR.get(module, ())):
-        value = value[..., 0, 0]
+        name = name.replace("channel_att.gate_c.gate_c_fc_final", f"channel.{3 * _count(r'gate_c_fc_', state)}")
+        name = name.replace("spatial_att.gate_s.gate_s_conv_final", f"spatial.{3 * _count(r'_di_', state) + 3}")
+    if value.ndim > 1 and name.startswith(_LINEAR.get(module, ())):
+        norm = module == "gc" and name[3:].startswith(".1.")  # theirs is over (hidden, 1, 1)
+        value = value.flatten() if norm else value.reshape(value.shape[:2])
+    if module == "nl" and name == "pair.weight":  # a 2D convolution in their 3D block too
+        value = value.reshape(*value.shape[:2], *state.get("theta.weight", value).shape[2:])
     if module == "sk" and name == "fcs.weight":
         return dict(zip(("fcs.0.weight", "fcs.1.weight"), value.chunk(2), strict=True))
     return {name: value}
+
+
+def _count(layer: str, state: Mapping[str, Tensor]) -> int:
+    """How many layers are numbered in the names of a state dict."""
+    numbers = (re.search(rf"{layer}(\d+)\.", key) for key in state)
+    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +115,21 @@ class Family:
             its group is the key within the module.
         child: what the authors call the attention in a block, or in the network.
         place: where it is: "out", "stage", after the second convolution ("conv2") or in place of it ("conv").
-        options: the module's options, read off its converted state and its channels.
+        options: the module's options, read off its converted state, its channels, and the names that any block has.
     """
 
     sign: str
     own: str
     child: str
     place: str
-    options: Callable[[Mapping[str, Tensor], int], dict[str, Any]]
+    options: Callable[[Mapping[str, Tensor], int, Set[str]], dict[str, Any]]
 
 
 _SHELL = r"(?:(?:conv|bn)\d|downsample\.\d)\.(?:weight|bias|running_mean|running_var|num_batches_tracked)$"
 _BESIDE = rf"(?!{_SHELL})\w+\.(.+)"  # whatever the authors call the child of the block
 
 
-def _epsa(state: Mapping[str, Tensor], channels: int) -> dict[str, Any]:
+def _epsa(state: Mapping[str, Tensor], channels: int, names: Set[str]) -> dict[str, Any]:
     weights = [state[f"convs.{i}.weight"] for i in range(4)]
     return {
         "kernels": tuple(w.shape[-1] for w in weights),
@@ -135,9 +144,9 @@ FAMILIES: dict[str, Family] = {
         _BESIDE,
         "cbam",
         "out",
-        lambda s, c: {
+        lambda s, c, names: {
             "reduction": c // s["mlp.0.weight"].shape[0],
-            "spatial": any(k.startswith("spatial.") for k in s),
+            "spatial": any(k.startswith("spatial.") for k in names),
             **({"kernel_size": s["spatial.conv.weight"].shape[-1]} if "spatial.conv.weight" in s else {}),
         },
     ),
@@ -146,10 +155,10 @@ FAMILIES: dict[str, Family] = {
         r"bam\d\.(.+)",
         "bam",
         "stage",
-        lambda s, c: {
+        lambda s, c, names: {
             "reduction": c // s["channel.0.weight"].shape[0],
-            "depth": sum(k.startswith("channel.") and k.endswith("weight") for k in s) // 2,
-            "layers": sum(v.ndim == 4 and v.shape[-1] == 3 for v in s.values()),
+            "depth": sum(k.startswith("channel.") and k.endswith("weight") for k in names) // 2,
+            "layers": sum(k.startswith("spatial.") and k.endswith("weight") for k in names) // 2 - 1,
         },
     ),
     "triplet": Family(
@@ -157,19 +166,28 @@ FAMILIES: dict[str, Family] = {
         _BESIDE,
         "triplet_attention",
         "out",
-        lambda s, c: {"kernel_size": s["cw.conv.weight"].shape[-1], "spatial": any(k.startswith("hw.") for k in s)},
+        lambda s, c, names: {
+            "kernel_size": s["cw.conv.weight"].shape[-1],
+            "spatial": any(k.startswith("hw.") for k in names),
+        },
     ),
-    "sa": Family(r"\.cweight$", _BESIDE, "sa", "out", lambda s, c: {"groups": c // (2 * s["cweight"].shape[1])}),
-    "eca": Family(r"\.eca\.conv\.", _BESIDE, "eca", "out", lambda s, c: {"kernel_size": s["conv.weight"].shape[-1]}),
-    "sge": Family(r"\.sge\.", _BESIDE, "sge", "out", lambda s, c: {"groups": s["weight"].shape[1]}),
-    "simam": Family(r"\.conv2\.0\.weight$", r"(?!)", "conv2.0", "conv2", lambda s, c: {"regularisation": 0.1}),
+    "sa": Family(r"\.cweight$", _BESIDE, "sa", "out", lambda s, c, names: {"groups": c // (2 * s["cweight"].shape[1])}),
+    "eca": Family(
+        r"\.eca\.conv\.",
+        _BESIDE,
+        "eca",
+        "out",
+        lambda s, c, names: {"kernel_size": s["conv.weight"].shape[-1], "shared": s["conv.weight"].shape[0] == 1},
+    ),
+    "sge": Family(r"\.sge\.", _BESIDE, "sge", "out", lambda s, c, names: {"groups": s["weight"].shape[1]}),
+    "simam": Family(r"\.conv2\.0\.weight$", r"(?!)", "conv2.0", "conv2", lambda s, c, names: {"regularisation": 0.1}),
     "epsa": Family(r"\.conv2\.conv_1\.", r"conv2\.(\D.*\..+)", "conv2", "conv", _epsa),
     "sk": Family(
         r"\.conv2g\.",
         r"((?:conv2|bn2|conv2g|bn2g|conv_fc\d|bn_fc1)\..+)",
         "conv2g",
         "conv",
-        lambda s, c: {
+        lambda s, c, names: {
             "kernels": (s["convs.0.0.weight"].shape[-1], s["convs.1.0.weight"].shape[-1]),
             "groups": (c // s["convs.0.0.weight"].shape[1], c // s["convs.1.0.weight"].shape[1]),
             "reduction": c // s["fc.0.weight"].shape[0],
@@ -183,14 +201,17 @@ FAMILIES: dict[str, Family] = {
         r"((?:convs|bns)\..+)",
         "convs",
         "conv",
-        lambda s, c: {"scale": c // s["convs.0.weight"].shape[0]},
+        lambda s, c, names: {"scale": c // s["convs.0.weight"].shape[0]},
     ),
     "se": Family(
         r"\.\d+\.\w+\.(?:fc\.0|fc1)\.",
         _BESIDE,
         "se",
         "out",
-        lambda s, c: {"reduction": c // s["fc.0.weight"].shape[0], "bias": any(k.endswith("bias") for k in s)},
+        lambda s, c, names: {
+            "reduction": c // s["fc.0.weight"].shape[0],
+            "bias": any(k.endswith("bias") for k in names),
+        },
     ),
 }
 
@@ -256,21 +277,37 @@ def load(name: str, source: str | Path | Mapping[str, Any], **options: Any) -> n
     # What thop leaves in a network that it has counted is no weight.
     left = [k for k in theirs if k.endswith(("total_ops", "total_params"))]
     file = _File(family, {k: v for k, v in theirs.items() if k not in left})
-    model = _network(origin, file)
+    try:
+        model = _network(origin, file)
+    except (LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{origin} is no file of a ResNet: its shapes do not fit together ({error})") from None
     ours, names = dict(file.shell), dict(file.names)
+    places = _places(model, family)
+    converted = {
+        block: {
+            within: _converted(found.name, within, {k: theirs[name] for k, name in file.parts[block].items()})
+            for within in file.parts[block]
+        }
+        for block in places
+        if block in file.parts
+    }
+    # Whether there are biases or a spatial gate is asked of the whole file: one block without them lacks them.
+    kinds = {name for part in converted.values() for entries in part.values() for name in entries}
     told: dict[str, Any] = {}
-    for block, (path, action, channels) in _places(model, family).items():
-        converted: dict[str, Tensor] = {}
-        part = file.parts.get(block, {})
-        for within, key in part.items():
-            entries = _converted(found.name, within, {k: theirs[name] for k, name in part.items()})
-            converted.update(entries)
-            names |= dict.fromkeys((f"{path}.attn.{own_key}" for own_key in entries), key)
-        with suppress(KeyError, ZeroDivisionError):  # what is missing is named below; until then the last block's do
-            told = family.options(converted, channels)
+    for block, (path, action, channels) in places.items():
+        part = converted.get(block, {})
+        state = {name: value for entries in part.values() for name, value in entries.items()}
+        with suppress(LookupError, ArithmeticError):  # what is missing is named below; until then the last block's do
+            told = family.options(state, channels, kinds)
         first = {"first": block.endswith(".0")} if found.name == "res2net" else {}
-        inject(model, found.name, where={path: action}, **{**told, **first, **options})
-        ours |= {f"{path}.attn.{key}": value for key, value in converted.items()}
+        try:
+            inject(model, found.name, where={path: action}, **{**told, **first, **options})
+        except ValueError as error:
+            raise ValueError(f"{origin} does not fit a ResNet with {found.name}: {error}") from None
+        ours |= {f"{path}.attn.{name}": value for name, value in state.items()}
+        names |= {
+            f"{path}.attn.{name}": file.parts[block][within] for within, entries in part.items() for name in entries
+        }
     own = model.state_dict()
     expected = {file.name_of(key, names): value for key, value in own.items()}
     problem = difference({**theirs, **{names[key]: v for key, v in ours.items()}}, expected, ignore=left)
@@ -374,7 +411,7 @@ def _network(origin: Any, file: _File) -> nn.Module:
         model.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     for stage in (1, 2, 3, 4):
         layer = f"layer{stage}"
-        count = 1 + max((int(m[1]) for m in (re.match(rf"{layer}\.(\d+)\.", key) for key in shell) if m), default=-1)
+        count = _count(rf"^{layer}\.", shell)
         if not count:
             raise ValueError(f"{origin} is no file of a ResNet: missing keys {layer}.*")
         blocks = []
@@ -387,7 +424,7 @@ def _network(origin: Any, file: _File) -> nn.Module:
             if stride > 1 or width != out:
                 downsample = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
             conv2 = shell.get(f"{at}.conv2.weight", torch.empty(inner, inner))
-            groups = max(1, inner // conv2.shape[1])
+            groups = max(1, inner // conv2.shape[1]) if conv2.ndim > 1 else 1
             if deep:
                 # torchvision rounds planes * base_width / 64 down to the width of one group.
                 base = 64 * (inner // groups + 0.5) / (out // 4)

@@ -238,7 +238,7 @@ def catalogue(pattern: str = "*", channels: int = 256) -> list[dict[str, str]]:
             try:
                 module = create(each.name, channels, spatial_dims=min(each.dims))
                 count = f"{sum(p.numel() for p in module.parameters()):,}"
-            except ValueError:  # a module whose defaults do not fit
+            except Exception:  # defaults that do not fit, or a broken third party
                 count = "-"
         rows.append(
             {

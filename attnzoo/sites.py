@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from operator import index
 from typing import Any, Literal, cast
 
 from torch import nn
@@ -118,8 +119,8 @@ def residual(
             width, dims = _width(_units(last, found[names[-1]])[-1].conv)
             yield Place(last, stack, names[-1], "after", width, dims)
             continue
-        for index in _chosen(stage, len(names), blocks):
-            yield _in_block(f"{path}.{names[index]}", found[names[index]], site)
+        for name in (names[i] for i in _chosen(stage, len(names), blocks)):
+            yield _in_block(f"{path}.{name}", found[name], site)
 
 
 def matching(model: nn.Module, where: Mapping[str, Action]) -> Iterator[Place]:
@@ -165,7 +166,7 @@ class _Unit:
 def _stages(model: nn.Module) -> Iterator[tuple[int, str]]:
     """Numbers and paths of the stages' stacks of blocks."""
     found = children(model)
-    for name in sorted((n for n in found if re.fullmatch(r"layer\d+", n)), key=lambda n: int(n[5:])):
+    for name in sorted((n for n in found if re.fullmatch(r"layer[1-9]\d*", n)), key=lambda n: int(n[5:])):
         yield int(name[5:]), name
     if "stages" in found:
         for name, stage in children(found["stages"]).items():
@@ -318,7 +319,10 @@ def _numbers(what: str, given: Any, there: Iterable[int]) -> list[int]:
     example = ", ".join(map(str, there)) or "1"
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"{what}={given!r} must be a list of numbers, as in {what}=({given if given else example},)")
-    numbers = list(dict.fromkeys(given))
-    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+    try:
+        numbers = list(dict.fromkeys(map(index, given)))
+    except TypeError:
+        numbers = []
+    if not numbers:
         raise ValueError(f"{what}={given!r} must hold whole numbers; there are {example}")
     return numbers

@@ -1,5 +1,6 @@
 """State dicts in files, out of whatever nesting they were saved in, and how one does not fit a network."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NESTINGS = ("state_dict", "model_state_dict", "model", "net")  # what training scripts call it
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+
 
 def read_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state dict out of the nesting of a checkpoint and without the prefix that DataParallel leaves.
+    """A state dict out of the nesting of a checkpoint and without the prefixes that wrappers leave.
 
     Args:
         source: a file written by `torch.save`, read with `weights_only=True` so that it cannot run code; or what such a
@@ -30,17 +34,25 @@ def read_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]
         try:
             state = torch.load(source, map_location="cpu", weights_only=True)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            code = re.search(r"GLOBAL (\S+)", str(error))
+            reason = (
+                f"it holds a {code[1]}, which only its own code can make; save model.state_dict() alone"
+                if code
+                else "it is damaged, or no file of torch.save"
+            )
             raise ValueError(f"{source} is not a file of weights that can be read safely: {reason}") from None
     while isinstance(state, Mapping):
-        inner = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), Mapping)), None)
+        inner = next((state[key] for key in NESTINGS if isinstance(state.get(key), Mapping)), None)
         if inner is None:
             break
         state = inner
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    entries = state.items() if isinstance(state, Mapping) else ()
+    if not entries or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries):
         raise ValueError(f"{origin} holds no state dict (a mapping of names to tensors)")
-    prefix = "module." if all(key.startswith("module.") for key in state) else ""
-    return {key.removeprefix(prefix): value for key, value in state.items()}
+    found: dict[str, Tensor] = dict(entries)
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in found)), ""):
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return found
 
 
 def difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor], ignore: Sequence[str] = ()) -> str:

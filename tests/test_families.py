@@ -337,6 +337,31 @@ def test_patterns_that_do_not_fit_are_refused(
     assert list(model.state_dict()) == keys
 
 
+def test_a_place_named_twice_gets_attention_once() -> None:
+    model = torchvision.models.resnet18()
+    keys = list(model.state_dict())
+    attnzoo.inject(model, "se", where={"layer1.0.bn2": "after", "layer1.*.bn2": "after"})
+    assert list(attentions(model)) == ["layer1.0.bn2.attn", "layer1.1.bn2.attn"]
+    assert list(attnzoo.eject(model).state_dict()) == keys
+    with pytest.raises(ValueError, match=r"after and before layer1\.0\.bn2"):
+        attnzoo.inject(model, "se", where={"layer1.0.bn2": "after", "layer1.0.bn[2]": "before"})
+    assert list(model.state_dict()) == keys
+
+
+def test_what_was_replaced_comes_back_to_where_the_network_went() -> None:
+    with torch.device("meta"):
+        model = attnzoo.inject(resnet3d(10, widen_factor=0.25), "epsa", groups=(1, 1, 1, 1))
+    attnzoo.eject(model.to_empty(device="cpu"))
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+def test_a_stem_called_layer0_is_no_stage() -> None:
+    with torch.device("meta"):
+        model = attnzoo.inject(timm.create_model("legacy_seresnet50"), "cbam", replace_own=True)
+    assert len(attentions(model)) == 16
+    assert not [key for key in model.state_dict() if "se_module" in key]
+
+
 @pytest.mark.parametrize(
     ("wrap", "shown"),
     [

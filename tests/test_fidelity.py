@@ -121,3 +121,34 @@ def test_bams_entries_are_renamed_for_any_number_of_layers(depth: int, layers: i
     ours = attnzoo.create("bam", 64, depth=depth, layers=layers).state_dict()
     converted = convert_module("bam", {key: torch.zeros(()) for key in theirs})
     assert list(converted) == [key for key in ours if key.endswith("weight")]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "options", "theirs"),
+    [
+        ("ca", 64, {}, {"conv1.weight": (8, 64, 1, 1), "conv2.weight": (64, 8, 1, 1), "conv3.bias": (64,)}),
+        ("nl", 64, {"norm": False}, {"W.weight": (64, 32, 1, 1), "W.bias": (64,), "theta.bias": (32,)}),
+        (
+            "nl",
+            64,
+            {"mode": "concat", "spatial_dims": 3},
+            {"theta.weight": (32, 64, 1, 1, 1), "concat_project.0.weight": (1, 64, 1, 1), "W.1.bias": (64,)},
+        ),
+        (
+            "gc",
+            64,
+            {"spatial_dims": 3},
+            {"channel_add_conv.0.weight": (4, 64, 1, 1, 1), "channel_add_conv.1.weight": (4, 1, 1, 1)},
+        ),
+        ("gc", 16, {}, {"channel_add_conv.1.bias": (2, 1, 1), "channel_add_conv.3.weight": (16, 2, 1, 1)}),
+        ("se", 64, {"bias": True}, {"fc1.weight": (4, 64, 1, 1), "fc2.bias": (64,)}),
+    ],
+    ids=["ca of mobilenet", "nl without norm", "nl concat 3d", "gc 3d", "gc narrow", "se convolutions"],
+)
+def test_the_authors_other_names_and_shapes_are_ours(
+    name: str, channels: int, options: dict[str, Any], theirs: dict[str, tuple[int, ...]]
+) -> None:
+    ours = attnzoo.create(name, channels, **options).state_dict()
+    converted = convert_module(name, {key: torch.zeros(shape) for key, shape in theirs.items()})
+    assert len(converted) == len(theirs)
+    assert {key: value.shape for key, value in converted.items()} == {key: ours[key].shape for key in converted}

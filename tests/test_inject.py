@@ -526,8 +526,10 @@ def _coat(layer: Any) -> nn.Module:
         (lambda layer: nfnet.NormFreeNet(replace(nfnet.model_cfgs["nf_resnet26"], attn_layer=layer)), 8),
         (_csp, 13),
         (_coat, 5),
+        (lambda layer: timm.create_model("nfnet_l0", attn_layer=layer), 12),
+        (lambda layer: timm.create_model("bat_resnext26ts", attn_layer=layer), 8),
     ],
-    ids=["res2net", "resnext", "byobnet", "resnetaa", "sknet", "nfnet", "cspnet", "maxxvit"],
+    ids=["res2net", "resnext", "byobnet", "resnetaa", "sknet", "nfnet", "cspnet", "maxxvit", "nfnet_l0", "bat"],
 )
 @pytest.mark.parametrize("name", ["mpe", "se"])
 def test_timm_layer_in_other_families(name: str, build: Callable[[Any], nn.Module], blocks: int) -> None:

@@ -368,6 +368,45 @@ def test_any_missing_entry_is_named(name: str) -> None:
         assert told in one_line(error)
 
 
+@pytest.mark.parametrize(
+    ("name", "network", "lost"),
+    [
+        ("cbam", "cbam_resnet18", "layer2.1.cbam.SpatialGate."),
+        ("triplet", "triplet_resnet18", "layer2.1.triplet_attention.SpatialGate."),
+        ("bam", "bam_resnet18", "bam2.spatial_att.gate_s.gate_s_conv_di_1."),
+    ],
+)
+def test_a_part_that_one_block_lacks_is_missing(name: str, network: str, lost: str) -> None:
+    """What an option could explain in the whole file is no option of one block."""
+    state = {key: value for key, value in marked(NETWORKS[network]).items() if not key.startswith(lost)}
+    with pytest.raises(ValueError, match=re.escape(f"missing keys {lost}")) as error:
+        official.load(name, state)
+    one_line(error)
+
+
+@pytest.mark.parametrize("nesting", ["net", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "module.model."])
+def test_other_nestings_and_prefixes_load(nesting: str, prefix: str) -> None:
+    state = {f"{prefix}{key}": value for key, value in marked(R18["eca"]).items()}
+    assert len(attentions(official.load("eca", {nesting: state}))) == 8
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {1: torch.zeros(2)},
+        {**marked(R18["se"]), "layer1.0.conv2.weight": torch.zeros(4)},
+        {**marked(R18["se"]), "layer1.0.bn2.weight": torch.zeros(2)},
+        {**marked(R18["se"]), "conv1.weight": torch.zeros(64)},
+    ],
+    ids=["keys", "convolution", "norm", "stem"],
+)
+def test_what_is_no_network_is_refused_in_one_line(state: Any) -> None:
+    with pytest.raises(ValueError, match="state dict") as error:
+        official.load("se", state)
+    one_line(error)
+
+
 def test_a_file_cut_short_is_refused() -> None:
     state = {k: v for k, v in marked(R18["se"]).items() if not k.startswith(("layer4", "fc"))}
     with pytest.raises(ValueError, match=r"(?i)missing") as error:

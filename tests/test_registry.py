@@ -418,3 +418,13 @@ def test_imports_go_downwards_only(path: Path) -> None:
     assert parts(names) <= MAY_IMPORT[part] | itself
     if part in ("nd", "registry", "modules", "inject"):
         assert {name.split(".")[0] for name in names} <= {"torch", "attnzoo", *sys.stdlib_module_names}
+
+
+def test_a_module_that_cannot_be_made_does_not_hide_the_others(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: nn.Module, channels: int, *, spatial_dims: int = 2) -> None:
+        raise RuntimeError("cannot\nmake it")
+
+    monkeypatch.setattr(add("raises"), "__init__", broken)
+    rows = {row["name"]: row for row in registry.catalogue()}
+    assert rows["raises"]["parameters at C=256"] == "-"
+    assert rows["se"]["parameters at C=256"] == "8,192"

@@ -205,7 +205,7 @@ def _fresh_compiler() -> Iterator[None]:
 @promise("compiles into one graph")
 def _compiles(subject: Subject) -> None:
     module, x = subject.module(), subject.features()
-    with _fresh_compiler():
+    with _quiet(), _fresh_compiler():
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
         same(compiled(x), module(x), 1e-6, "compiled")
 
@@ -214,7 +214,8 @@ def _compiles(subject: Subject) -> None:
 def _exports(subject: Subject) -> None:
     module = subject.module()
     dynamic = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(module, (subject.features(),), dynamic_shapes=dynamic).module()
+    with _quiet():
+        program = torch.export.export(module, (subject.features(),), dynamic_shapes=dynamic).module()
     for batch in (2, 5):
         x = subject.features(batch)
         same(program(x), module(x), 1e-6, f"exported, batch {batch}")
@@ -261,8 +262,8 @@ def _exports_to_onnx(subject: Subject) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of itself: warnings about its own code, and a log line per operator set."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    """Without what compiler and exporters say of themselves: warnings, graphs, a log line per operator set."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -1,5 +1,6 @@
 """Makes the checks of the contract on a module, and the tools that they are written with."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,7 @@ SIZES: dict[int, list[tuple[int, ...]]] = {
     2: [(5, 7), (8, 8), (1, 9), (7, 1), (1, 1)],
     3: [(3, 5, 7), (4, 4, 4), (1, 6, 5), (5, 1, 1), (1, 1, 1)],
 }
+LONGEST = 240  # characters of a reason; torch explains at length
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -154,12 +156,12 @@ def fitting(name: str, spatial_dims: int, **options: Any) -> int:
     >>> fitting("sa", 2), fitting("sa", 2, groups=4)
     (128, 32)
     """
-    refusal = None
+    refusal = ""
     for channels in CHANNELS:
         try:
             create(name, channels, spatial_dims=spatial_dims, **options)
-        except ValueError as error:
-            refusal = error
+        except Exception as error:  # a third party's may be of any kind
+            refusal = f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
             return channels
     raise ValueError(f"{name} accepts none of {', '.join(map(str, CHANNELS))} channels; the last one: {refusal}")
@@ -171,7 +173,8 @@ def _outcome(each: Check, subject: Subject) -> Result:
     except Skipped as reason:
         return Result(each.title, subject.spatial_dims, "skipped", str(reason))
     except Exception as error:  # whatever a module raises is what is to be shown
-        words = " ".join(str(error).split())
+        words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        words = words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
         reason_ = words if isinstance(error, Broken) else f"{type(error).__name__}: {words}"
         return Result(each.title, subject.spatial_dims, "failed", reason_)
     return Result(each.title, subject.spatial_dims, "ok")

@@ -27,7 +27,7 @@ class ShuffleAttention(nd.Attention):
 
     def __init__(self, channels: int, *, spatial_dims: int = 2, groups: int = 64) -> None:
         super().__init__(channels, spatial_dims)
-        half = nd.split(channels, 2 * groups, "2 * groups")
+        half = nd.split(channels, groups, parts=2)
         shape = (1, half, *(1,) * spatial_dims)
         self.groups = groups
         self.cweight = nn.Parameter(torch.zeros(shape))
