@@ -160,6 +160,8 @@ def fitting(name: str, spatial_dims: int, **options: Any) -> int:
     for channels in CHANNELS:
         try:
             create(name, channels, spatial_dims=spatial_dims, **options)
+        except TypeError:
+            raise  # of an option, whatever the channels
         except Exception as error:  # a third party's may be of any kind
             refusal = f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
