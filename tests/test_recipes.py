@@ -7,7 +7,8 @@ import pytest
 from attnzoo.emotion.recipe import GridRecipe
 from attnzoo.recipes import find, load
 
-SHIPPED = sorted((Path(__file__).parents[1] / "zoo_configs").glob("*.yaml"))
+# table1.yaml is a recipe of cost, which tests/test_table1.py loads.
+SHIPPED = sorted(p for p in (Path(__file__).parents[1] / "zoo_configs").glob("*.yaml") if p.stem != "table1")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnzoo.backbones import create_backbone
-from attnzoo.emotion.fusion import FUSIONS
+from attnzoo.emotion.fusion import create as create_fusion
 from attnzoo.emotion.recipe import Attention, Audio, Clip, Model, Recipe, Stream
 from attnzoo.inject import attn_parameters
 
@@ -21,12 +21,12 @@ class AudioVisualModel(nn.Module):
 
     Args:
         settings: backbones, attention, width, fusion.
-        clip: for the normalisation of the frames, which goes with the weights.
+        clip: for the number of segments and the normalisation of the frames, which goes with the weights.
         sound: for the rows of the MFCC maps.
         classes: number of classes.
 
     Raises:
-        ValueError: an unknown backbone, or attention that does not fit it.
+        ValueError: an unknown backbone, attention that does not fit it, or a fusion that does not fit the width.
 
     >>> settings = Model(visual=Stream(backbone="resnet3d/10"), audio=Stream(backbone="timm/resnet10t"), width=8)
     >>> model = AudioVisualModel(settings, Clip(), Audio(coefficients=12), classes=3).eval()
@@ -47,9 +47,10 @@ class AudioVisualModel(nn.Module):
         self.audio = _backbone(settings.audio, settings.attn, "audio", in_channels=1)
         self.project_visual = nn.Linear(_features(self.visual), settings.width)
         self.project_audio = nn.Linear(_features(self.audio), settings.width)
-        self.fusion = FUSIONS[settings.fusion](settings.width)
+        fusion = settings.fusion
+        self.fusion = create_fusion(fusion.name, settings.width, clip.segments, **fusion.options)
         self.dropout = nn.Dropout(settings.dropout)
-        self.classifier = nn.Linear(settings.width, classes)
+        self.classifier = nn.Linear(self.fusion.out_features, classes)
         self._frozen = [
             *_freeze(self.visual, settings.visual.freeze),
             *_freeze(self.audio, settings.audio.freeze),
@@ -65,13 +66,21 @@ class AudioVisualModel(nn.Module):
         Returns:
             (B, T, classes).
         """
+        logits: Tensor = self.classifier(self.dropout(self.fusion(*self._features(frames, sound))))
+        return logits
+
+    def passes(self, frames: Tensor, sound: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, T, classes) as `forward` gives them, once for each pass that the fusion is trained on."""
+        return tuple(self.classifier(self.dropout(f)) for f in self.fusion.passes(*self._features(frames, sound)))
+
+    def _features(self, frames: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams' features (B, T, d)."""
         segments = frames.shape[:2]
         pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
         visual = self.project_visual(self.visual(pixels)).reshape(*segments, -1)
         maps = self.sound_norm(sound.flatten(0, 2)).unsqueeze(1)
         audio = self.project_audio(self.audio(maps)).reshape(*segments, -1)
-        logits: Tensor = self.classifier(self.dropout(self.fusion(visual, audio)))
-        return logits
+        return visual, audio
 
     def train(self, mode: bool = True) -> "AudioVisualModel":
         """As nn.Module.train, but frozen parts stay in eval mode, or their running statistics would drift."""
@@ -100,8 +109,8 @@ def check(recipe: Recipe) -> None:
         try:
             model = AudioVisualModel(recipe.model.without_weights(), clip, sound, 2).eval()
             model(
-                torch.empty(1, 1, 3, clip.frames, clip.size, clip.size),
-                torch.empty(1, 1, 1, sound.coefficients, sound.width),
+                torch.empty(1, clip.segments, 3, clip.frames, clip.size, clip.size),
+                torch.empty(1, clip.segments, 1, sound.coefficients, sound.width),
             )
         except _MISFIT as error:
             raise ValueError(

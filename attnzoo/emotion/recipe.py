@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
+from attnzoo.emotion import fusion
+from attnzoo.emotion.losses import Loss
 from attnzoo.recipes import Count, Part, Positive, PositiveCount, Share
 from attnzoo.registry import check_options, spec
 
@@ -140,6 +142,37 @@ def _name(value: Any) -> Any:
 AttentionField = Annotated[Attention, BeforeValidator(_name)]
 
 
+class Fusion(Part):
+    """How the two streams are joined; in YAML a bare name will do.
+
+    Attributes:
+        name: a name of `attnzoo.emotion.fusion.list_fusions()`.
+        options: the fusion's own.
+
+    >>> Fusion(name="gmu", options={"hidden": 128}).name
+    'gmu'
+    """
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> "Fusion":
+        try:
+            check_options(fusion.spec(self.name), self.options)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+# Written as the bare name where it says all, as in the checkpoints and boards from before there were options.
+FusionField = Annotated[
+    Fusion,
+    BeforeValidator(_name),
+    PlainSerializer(lambda f: {"name": f.name, "options": f.options} if f.options else f.name),
+]
+
+
 class Stream(Part):
     """One ResNet.
 
@@ -190,7 +223,7 @@ class Model(Part):
     visual: Stream = Stream(backbone="resnet3d/101", freeze=5)
     audio: Stream = Stream(backbone="timm/resnet50")
     width: PositiveCount = 512
-    fusion: Literal["concat"] = "concat"
+    fusion: FusionField = Fusion(name="concat")
     dropout: Share = 0.0
 
     def without_weights(self) -> "Model":
@@ -215,6 +248,7 @@ class Training(Part):
         weight_decay: Adam's.
         seed: of weights, order, windows and crops.
         workers: processes that load videos; 0 loads in the training process.
+        loss: cross-entropy, or one that minds the polarity of emotions.
 
     >>> Training(lr=1e-3, schedule="cosine").epochs
     50
@@ -227,6 +261,7 @@ class Training(Part):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     seed: Count = 0
     workers: Count = 2
+    loss: Loss = Loss()
 
 
 class Recipe(Part):

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from torch import Tensor
@@ -22,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from attnzoo.emotion import audio
 from attnzoo.emotion.checkpoints import MARK, check_same, load_checkpoint, save
 from attnzoo.emotion.datasets import Clips, Epochs, Folder, Video, split
+from attnzoo.emotion.losses import create_loss
 from attnzoo.emotion.model import AudioVisualModel, check
 from attnzoo.emotion.progress import Bar
 from attnzoo.emotion.recipe import Recipe
@@ -106,7 +106,7 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
 
 
 class Task(pl.LightningModule):
-    """Cross-entropy on the mean of the segments' logits, Adam.
+    """The recipe's loss on the mean of the segments' logits, Adam.
 
     Args:
         recipe: all settings.
@@ -126,6 +126,7 @@ class Task(pl.LightningModule):
         self.classes = tuple(classes)
         self.data = data
         self.model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(classes))
+        self.loss = create_loss(recipe.training.loss, classes)
         self.seen = MulticlassAccuracy(len(classes), average="micro")
         self.validated = MulticlassAccuracy(len(classes), average="micro")
         self.history: list[dict[str, float]] = []
@@ -139,9 +140,9 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         frames, sound, labels = batch
-        logits = self.model(frames, sound).mean(1)
-        loss = F.cross_entropy(logits, labels)
-        self.seen.update(logits.detach(), labels)
+        passes = [logits.mean(1) for logits in self.model.passes(frames, sound)]  # several where segments are erased
+        loss = torch.stack([self.loss(logits, labels) for logits in passes]).mean()
+        self.seen.update(passes[0].detach(), labels)
         self._losses.append(loss.detach())
         if not loss.isfinite():
             self._stop(f"the loss is {loss.item()}", number)

@@ -1,17 +1,13 @@
 """One pass over the dispatcher, on a copy without memory: exact for functional, shared, subclassed, hooked and 3D code.
 
-Counters differ in what they count, so the conventions are data:
-
-* macs: multiply-accumulates of convolutions, matrix products and scaled-dot-product attention;
-* torch: twice that, as `torch.utils.flop_counter` reports it;
-* fvcore: the macs without scaled-dot-product attention, plus fvcore's charges for norms, adaptive pooling and resizing.
+What each operation costs stands in `attnzoo.profiling.conventions`.
 """
 
-import copy
-import math
-from collections.abc import Callable, Sequence
+import collections
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,39 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Counter = Literal["fvcore", "macs", "torch"]
-COUNTERS: tuple[str, ...] = get_args(Counter)
+from attnzoo.inject import Attached, attentions
+from attnzoo.profiling.conventions import THOP, composite, cost_of, kind, tensors
+from attnzoo.profiling.cost import COUNTERS, Cost, Counter, Part
+from attnzoo.profiling.twin import Remembering, fused_attention, opened, plain, twin, undisturbed
 
-# What fvcore charges per element of the input (or, for resizing, of the output), for a network in eval mode.
-FVCORE_PER_INPUT = {
-    "native_batch_norm": 2,
-    "_native_batch_norm_legit_no_training": 2,
-    "cudnn_batch_norm": 2,
-    "native_group_norm": 5,
-    "native_layer_norm": 5,
-}
-FVCORE_PER_OUTPUT = {"upsample_nearest2d": 1, "upsample_bilinear2d": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a network or module costs.
-
-    Attributes:
-        params: number of parameters.
-        trainable: how many of them require a gradient.
-        macs: multiply-accumulates of one forward pass (convolutions, matrix products, attention).
-        flops: the same pass in the convention of `counter`.
-        counter: "fvcore", "macs" or "torch".
-        input_size: the sizes of the inputs, (N, C, *spatial) each.
-    """
-
-    params: int
-    trainable: int
-    macs: int
-    flops: int
-    counter: Counter
-    input_size: tuple[tuple[int, ...], ...]
+Sizes = tuple[tuple[int, ...], ...]
 
 
 def profile(
@@ -59,16 +28,23 @@ def profile(
     input_size: Sequence[int] | Sequence[Sequence[int]] = (1, 3, 224, 224),
     *,
     counter: Counter = "fvcore",
+    memory: bool = True,
 ) -> Cost:
-    """Parameters and FLOPs of a network or a module, in eval mode; the model itself is not touched.
+    """Parameters, FLOPs, memory traffic and training memory of a network or a module; the model is not touched.
+
+    It runs without memory or computation, on a copy on the meta device; only a network that needs the values of its
+    tensors runs on a real copy, on the CPU. Of a compiled or wrapped (DataParallel) network the plain one is counted.
+    Hooks run on the copy: once in eval mode, and once in train mode for the memory.
 
     Args:
         model: any module.
         input_size: (N, C, *spatial), or one such size for each input.
         counter: the convention of `Cost.flops`.
+        memory: whether to measure `Cost.saved`, which takes a pass of its own, in train mode.
 
     Raises:
-        ValueError: an unknown counter, or an input size that the model cannot take.
+        ValueError: an unknown counter, an input size that the model cannot take, or a model that cannot be copied (the
+            line says which).
 
     >>> profile(nn.Conv2d(3, 8, 3, padding=1), (1, 3, 10, 10)).macs == 3 * 8 * 3 * 3 * 10 * 10
     True
@@ -76,84 +52,242 @@ def profile(
     if counter not in COUNTERS:
         raise ValueError(f"counter {counter!r} must be one of {', '.join(COUNTERS)}")
     several = [tuple(one) for one in input_size if isinstance(one, Sequence)]
-    size = tuple(several) if several else (tuple(int(n) for n in cast(Sequence[int], input_size)),)
+    size: Sizes = tuple(several) if several else (tuple(int(n) for n in cast(Sequence[int], input_size)),)
+    model = plain(model)
+    with undisturbed():
+        try:
+            device, (tally, saved) = "meta", _measure(model, size, counter, memory, "meta")
+        except Exception:
+            # Most likely the size; but a network may need values, and each says so in its own way. So it is tried.
+            try:
+                device, (tally, saved) = "cpu", _measure(model, size, counter, memory, "cpu")
+            except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ValueError(
+                    f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: {reason}"
+                ) from error
+    total = tally.sums[""]
     parameters = list(model.parameters())
-    tally = _Tally()
-    # The fused fast path of nn.MultiheadAttention would hide its matrix products from the dispatcher.
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        ghost = _meta_copy(model).eval()
-        with torch.no_grad(), _Pools(tally), tally:
-            ghost(*(torch.empty(one, device="meta") for one in size))
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: {reason}"
-        ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    flops = {"macs": tally.macs, "torch": 2 * tally.macs, "fvcore": tally.fvcore}[counter]
     return Cost(
         params=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        macs=tally.macs,
-        flops=flops,
+        macs=total["macs"],
+        flops=total[counter],
         counter=counter,
         input_size=size,
+        by_counter={name: total[name] for name in COUNTERS},
+        elementwise=total["elementwise"],
+        bytes_read=total["read"],
+        bytes_written=total["written"],
+        kernels=total["kernels"],
+        saved=saved,
+        zeros=dict(tally.zeros),
+        unknown=tuple(sorted(tally.unknown)),
+        modules={path: tally.part([module], tally.sums[path]) for path, module in tally.modules.items()},
+        attention=tally.part(tally.attentions, tally.attention),
+        device=device,
     )
 
 
-def _meta_copy(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes but no memory."""
-    memo: dict[int, Any] = {}
-    for p in model.parameters():
-        memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=False)
-    for b in model.buffers():
-        memo[id(b)] = b.detach().to("meta")
-    return copy.deepcopy(model, memo).to("meta")
+def _measure(model: nn.Module, size: Sizes, counter: Counter, memory: bool, device: str) -> tuple["_Tally", int | None]:
+    copied = twin(model, device)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    with torch.device(device):
+        inputs = [torch.rand(one, dtype=dtype) for one in size]
+        tally = _Tally(copied.eval(), counter, {id(t) for t in [*model.parameters(), *model.buffers()]})
+        with Remembering() if device == "meta" else contextlib.nullcontext():
+            with torch.no_grad(), _Whole(tally), tally:
+                copied(*inputs)
+            tally.release()
+            return tally, _saved(copied, inputs) if memory else None
+
+
+def _saved(model: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Bytes that one forward pass keeps for the backward pass, in eval mode where it cannot run in train mode."""
+    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    trained = all(p.requires_grad for p in model.parameters())
+    for mode in (True, False):
+        kept: dict[int, torch.UntypedStorage] = {}  # which also keeps their identities from being given to others
+
+        def keep(t: Tensor, kept: dict[int, torch.UntypedStorage] = kept) -> Any:
+            storage = t.untyped_storage()
+            kept[storage._cdata] = storage
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept)
+        with contextlib.suppress(Exception), torch.enable_grad(), _Whole(None), hooks:
+            model.train(mode)(*(x.detach().requires_grad_(trained) for x in inputs))
+            return sum(storage.nbytes() for identity, storage in kept.items() if identity not in own)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A module whose forward is running: all paths it counts for, and whether thop has charged it as a whole."""
+
+    path: str
+    paths: frozenset[str]
+    attention: bool
+    charged: bool
 
 
 class _Tally(TorchDispatchMode):
-    """Counts every operation that reaches the dispatcher."""
+    """Counts every operation that reaches the dispatcher, for the modules of one network that are running then.
 
-    def __init__(self) -> None:
+    Args:
+        model: a copy in eval mode, which gets hooks.
+        counter: the convention of the subtotals.
+        original: identities of the tensors of what it is a copy of, which are not to be touched.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module, counter: Counter, original: Set[int]) -> None:
         super().__init__()
-        from torch.utils.flop_counter import flop_registry
+        self.counter = counter
+        self.original = original
+        self.modules: dict[str, nn.Module] = {}
+        self.sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self.attention: collections.Counter[str] = collections.Counter()
+        self.attentions = list(attentions(model).values())
+        self.zeros: collections.Counter[str] = collections.Counter()
+        self.unknown: set[str] = set()
+        self.whole = False  # inside a function that fvcore charges as a whole
+        self._paths: dict[nn.Module, list[str]] = collections.defaultdict(list)
+        for path, module in _named(model):
+            self.modules.setdefault(path, module)
+            self._paths[module].append(path)
+        self._frames = [_Frame("", frozenset([""]), False, False)]
+        self._handles = []
+        for module in self._paths:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # it takes no hooks; what it does counts for the module that calls it
+            self._handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+            self._handles.append(module.register_forward_hook(self._leave, with_kwargs=True, always_call=True))
 
-        self._formulas: dict[Any, Callable[..., int]] = flop_registry
-        self.macs = 0
-        self.fvcore = 0
+    def release(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def part(self, modules: Sequence[nn.Module], total: Mapping[str, int]) -> Part:
+        """The share of some modules, given their sums."""
+        parameters = {p for module in modules for p in module.parameters()}
+        return Part(
+            params=sum(p.numel() for p in parameters),
+            macs=total["macs"],
+            flops=total[self.counter],
+            bytes=total["read"] + total["written"],
+            kernels=total["kernels"],
+        )
+
+    def add(self, cost: Mapping[str, int]) -> None:
+        """Charge what is running now."""
+        frame = self._frames[-1]
+        for path in frame.paths:
+            self.sums[path].update(cost)
+        if frame.attention:
+            self.attention.update(cost)
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        caller = self._frames[-1]
+        inside = f"{caller.path}." if caller.path else ""
+        # A shared module has several paths; the one below its caller is meant.
+        names = self._paths[module]
+        path = next((name for name in names if f"{name}.".startswith(inside)), names[0])
+        above = [path[:i] for i, letter in enumerate(path) if letter == "."]
+        self._frames.append(
+            _Frame(
+                path,
+                caller.paths | {path, *above},
+                caller.attention or any(module is each for each in self.attentions),
+                caller.charged or type(module) in THOP,
+            )
+        )
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        # With always_call it is also called where forward raised, which a caller may catch.
+        charged = type(module) in THOP and not self._frames[-2].charged
+        if charged and isinstance(out, Tensor):
+            self.add({"thop": THOP[type(module)](module, (*args, *kwargs.values())[0], out)})
+        self._frames.pop()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if any(id(t) in self.original for t in tensors([*args, *kwargs.values()])):
+            raise ValueError(
+                "it runs on a copy, whose forward calls the model itself; where forward was replaced, bind the new one "
+                "to the model by types.MethodType"
+            )
+        what = kind(func)
+        if what not in ("product", "declared") and composite(func):
+            with self:
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        op, name = func.overloadpacket, func.overloadpacket.__name__
-        if op in self._formulas:
-            macs = self._formulas[op](*args, **kwargs, out_val=out) // 2
-            self.macs += macs
-            if "scaled_dot_product" not in name:
-                self.fvcore += macs
-        elif name in FVCORE_PER_INPUT:
-            self.fvcore += FVCORE_PER_INPUT[name] * args[0].numel()
-        elif name in FVCORE_PER_OUTPUT:
-            self.fvcore += FVCORE_PER_OUTPUT[name] * out.numel()
+        if what == "view":
+            return out
+        name = getattr(func, "overloadpacket", func).__name__
+        if getattr(func, "namespace", "aten") != "aten":
+            name = f"{func.namespace}::{name}"
+        cost = cost_of(func, args, kwargs, out)
+        if what == "unknown":
+            self.unknown.add(name)
+        if self.whole:
+            cost["fvcore"] = 0
+        self.add(cost)
+        charged = {"thop": self._frames[-1].charged, "fvcore": self.whole}.get(self.counter, False)
+        if not charged and not cost.get(self.counter):
+            self.zeros[name] += 1
         return out
 
 
-class _Pools(TorchFunctionMode):
-    """Sees adaptive_avg_pool2d, which fvcore charges, before the dispatcher turns it into a mean, which it does not."""
+def _named(module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """Each module by its path in the state dict, where attention attached to a module does not show; shared ones often.
 
-    def __init__(self, tally: _Tally) -> None:
+    A module that stands above itself is not gone through again.
+    """
+    yield path, module
+    for name, child in module._modules.items():
+        if child is not None and not any(child is each for each in (*above, module)):
+            hidden = isinstance(module, Attached) and name == "base"
+            yield from _named(child, path if hidden else f"{path}.{name}".lstrip("."), (*above, module))
+
+
+class _Whole(TorchFunctionMode):
+    """Sees functions before they are taken apart, on the meta device otherwise than where they will run.
+
+    fvcore charges adaptive_avg_pool2d, but not the mean that the dispatcher gets of it. Attention over tokens becomes
+    one kernel, as on a real device.
+
+    Args:
+        tally: of the pass; None while memory is measured.
+    """
+
+    def __init__(self, tally: _Tally | None) -> None:
         super().__init__()
         self.tally = tally
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (torch._C._nn.adaptive_avg_pool2d, F.adaptive_avg_pool2d):
-            x: Tensor = args[0]
-            self.tally.fvcore += math.prod(x.shape)
-        return func(*args, **kwargs or {})
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name not in ("adaptive_avg_pool2d", "scaled_dot_product_attention"):
+            if getattr(func, "__globals__", None) is not vars(F):
+                return func(*args, **kwargs)
+            with self:
+                return opened(func, self.tally is None)(*args, **kwargs)
+        if name == "scaled_dot_product_attention":
+            func = fused_attention
+        if self.tally is None:
+            return func(*args, **kwargs)
+        if name == "adaptive_avg_pool2d":
+            self.tally.add({"fvcore": (*args, *kwargs.values())[0].numel()})
+        elif self.tally.counter == "fvcore":
+            self.tally.zeros[name] += 1
+        self.tally.whole = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.tally.whole = False

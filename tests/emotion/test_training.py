@@ -245,3 +245,25 @@ def test_a_checkpoint_of_another_model_is_refused(trained: Path, tmp_path: Path)
         ValueError, match=r"foreign\.pt: this attnzoo does not take its recipe: name: .* names a folder"
     ):
         load_checkpoint(foreign)
+
+
+def test_a_step_takes_the_recipes_loss_of_every_pass() -> None:
+    """CTEN's three passes under the polarity loss: the mean over passes of the weighted cross-entropy, written out."""
+    polarity = {"calm": "positive", "glad": "positive", "cross": "negative"}
+    settings = RECIPE.model_dump()
+    settings["model"]["fusion"] = "cten"
+    settings["model"]["dropout"] = 0.0
+    settings["training"]["loss"] = {"name": "polarity", "polarity": polarity, "penalty": 2.0}
+    classes = list(polarity)
+    torch.manual_seed(0)
+    task = Task(Recipe.model_validate(settings), classes, data="").eval()  # without the noise of dropout and norms
+    frames, sound = torch.randint(256, (3, 2, 3, 4, 32, 32), dtype=torch.uint8), torch.randn(3, 2, 1, 12, 16)
+    labels = torch.tensor([0, 1, 2])
+    loss = task.training_step((frames, sound, labels), 0)
+    terms = []
+    for logits in task.model.passes(frames, sound):
+        for scores, label in zip(logits.mean(1), labels.tolist(), strict=True):
+            wrong = polarity[classes[int(scores.argmax())]] != polarity[classes[label]]
+            terms.append((3.0 if wrong else 1.0) * -scores.log_softmax(0)[label])
+    assert len(terms) == 9
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,196 @@
+"""A copy of a network to run in its place, on the meta device, which is made as quick and as truthful as a real one."""
+
+import contextlib
+import copy
+import functools
+import gc
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnzoo.profiling.conventions import kind
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The network inside what torch.compile or DataParallel wrapped around it.
+
+    Args:
+        model: any network.
+
+    >>> plain(nn.DataParallel(nn.ReLU()))
+    ReLU()
+    """
+    while True:
+        inside = getattr(model, "_orig_mod", None)
+        if inside is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inside = model.module
+        if inside is None:
+            return model
+        model = inside
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Random numbers and torch's switches as they were, whatever a forward does to them.
+
+    >>> before = torch.get_rng_state()
+    >>> with undisturbed():
+    ...     _ = torch.rand(3)
+    >>> torch.equal(torch.get_rng_state(), before)
+    True
+    """
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    # The fused fast path of nn.MultiheadAttention would hide its matrix products from the dispatcher.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # A pass makes and drops small objects by the hundred thousand; collecting among them takes a quarter of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
+
+
+def twin(model: nn.Module, device: str) -> nn.Module:
+    """A copy on another device, with nothing compiled; on "meta" its tensors have shapes but no memory.
+
+    Args:
+        model: any network; what is on the meta device already becomes zeros elsewhere.
+        device: "meta" or "cpu".
+
+    >>> twin(nn.Linear(2, 3), "meta").weight.device
+    device(type='meta')
+    """
+
+    def copied(t: Tensor) -> Tensor:
+        return torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
+
+    memo: dict[int, Any] = {}
+    with torch.no_grad():
+        for module in model.modules():
+            for held in (vars(module), module._buffers):
+                memo.update({id(t): copied(t) for t in held.values() if isinstance(t, Tensor)})
+        for p in model.parameters():
+            memo[id(p)] = nn.Parameter(copied(p), requires_grad=p.requires_grad)
+    made = copy.deepcopy(model, memo)
+    for parent in list(made.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = plain(child)
+    return made
+
+
+class Remembering(TorchDispatchMode):
+    """On the meta device, what an operation makes of the same shapes is the same: networks repeat their blocks.
+
+    torch works it out anew each time, in Python.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[Any, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        what = kind(func)
+        changes = isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable
+        if what in ("view", "declared", "unknown") or (changes and what != "pointwise") or "out" in kwargs:
+            return func(*args, **kwargs)
+        key = func, _look(args), _look(tuple(kwargs.items()))
+        if key not in self._made:
+            out = func(*args, **kwargs)
+            self._made[key] = _look(out)
+            return out
+        return args[0] if changes else _like(self._made[key])
+
+
+def _look(value: Any) -> Any:
+    """What tells a value from others, but for the elements of tensors."""
+    if isinstance(value, Tensor):
+        return Tensor, value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple, *map(_look, value)
+    return type(value), value
+
+
+def _like(look: Any) -> Any:
+    """A value of that look."""
+    kind, *rest = look
+    if kind is Tensor:
+        size, stride, dtype, device = rest
+        return torch.empty_strided(size, stride, dtype=dtype, device=device)
+    return tuple(map(_like, rest)) if kind is tuple else rest[0]
+
+
+@functools.cache
+def opened(func: FunctionType, training: bool) -> FunctionType:
+    """A function of torch.nn.functional that hands over to no mode, so that a mode can see the functions it calls.
+
+    Args:
+        func: a function written there in Python.
+        training: whether batch norm takes a single value per channel; it is asked for the memory of one example,
+            where training has more.
+
+    >>> opened(F.relu, False)(torch.tensor([-1.0, 1.0]))
+    tensor([0., 1.])
+    """
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    replaced: dict[str, Any] = dict.fromkeys(names, lambda *_: False)
+    if training:
+        replaced["_verify_batch_size"] = lambda _: None
+    inside = FunctionType(
+        func.__code__, {**func.__globals__, **replaced}, func.__name__, func.__defaults__, func.__closure__
+    )
+    inside.__kwdefaults__ = func.__kwdefaults__
+    return inside
+
+
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled-dot-product attention, on the meta device by the kernel that the CPU has for it, where it fits.
+
+    Args:
+        query: (N, heads, L, E).
+        key: (N, heads, S, E).
+        value: (N, heads, S, Ev).
+        attn_mask: as in `F.scaled_dot_product_attention`, like what follows.
+        dropout_p: left out by that kernel.
+        is_causal: whether a token sees those before it alone.
+        scale: of the products; 1 / sqrt(E) if None.
+        enable_gqa: whether heads share keys and values.
+
+    >>> fused_attention(*torch.empty(3, 1, 2, 5, 8, device="meta")).shape
+    torch.Size([1, 2, 5, 8])
+    """
+    fits = query.is_meta and query.ndim == 4 and query.shape[-1] == value.shape[-1] and not enable_gqa
+    if fits and (attn_mask is None or not attn_mask.requires_grad):
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out: Tensor = fused(query, key, value, is_causal=is_causal, attn_mask=attn_mask, scale=scale)[0]
+        return out
+    options = {"scale": scale, "enable_gqa": enable_gqa}
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)  # type: ignore[arg-type]
