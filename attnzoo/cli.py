@@ -346,6 +346,9 @@ def _format(form: str | None, output: Path | None) -> str:
     if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"cannot write {output}: {folder} is no folder that can be written to")
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    if form is None and output is not None and not output.is_dir() and output.suffix[1:] not in by_suffix:
+        suffixes = ", ".join(f".{suffix}" for suffix in by_suffix)
+        raise ValueError(f"{output} has no suffix that tells its format ({suffixes}); give it one, or --format")
     return form or by_suffix.get(output.suffix[1:] if output else "", "rich")
 
 

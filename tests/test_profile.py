@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import random
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -693,3 +694,49 @@ def test_an_input_size_that_does_not_fit_is_named_in_one_line(
 def test_an_unknown_counter_is_named() -> None:
     with pytest.raises(ValueError, match=r"'thopp'.*fvcore, macs, thop, torch, all"):
         attnzoo.profile(nn.Conv2d(3, 8, 1), counter="thopp")
+
+
+class Attending(nn.Module):
+    """Scaled-dot-product attention with dropout while training."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=self.dropout if self.training else 0.0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_keeps_for_backward_what_the_cpu_keeps(dropout: float) -> None:
+    x = torch.randn(2, 4, 49, 32)
+    assert attnzoo.profile(Attending(dropout), tuple(x.shape)).saved == saved_by_autograd(Attending(dropout), x)
+
+
+def test_attention_without_heads_is_one_kernel() -> None:
+    cost = attnzoo.profile(Attending(0.0), (8, 128, 64))
+    assert (cost.kernels, cost.macs) == (1, 2 * 8 * 128 * 128 * 64)
+
+
+def test_a_shared_module_counts_for_whoever_calls_it() -> None:
+    conv = nn.Conv2d(4, 4, 1)
+    modules = attnzoo.profile(nn.Sequential(nn.Sequential(conv), conv), (1, 4, 5, 5)).modules
+    assert {path: part.macs for path, part in modules.items()} == {"": 800, "0": 400, "0.0": 400, "1": 400}
+
+
+def test_what_counts_as_nothing_is_told_for_every_convention() -> None:
+    cost = attnzoo.profile(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sigmoid()), (1, 3, 5, 5))
+    nothing = {counter: len(zeros) for counter, zeros in cost.zeros_by_counter.items()}
+    assert nothing == {"fvcore": 1, "macs": 2, "thop": 1, "torch": 2, "all": 0}
+    assert cost.zeros == cost.zeros_by_counter["fvcore"]
+
+
+def test_indices_are_tried_where_numbers_do_not_fit() -> None:
+    assert attnzoo.profile(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3)), (2, 7)).macs == 2 * 7 * 4 * 3
+
+
+def test_a_network_that_cannot_be_copied_says_so() -> None:
+    network = nn.Sequential(nn.ReLU())
+    network.lock = threading.Lock()
+    with pytest.raises(ValueError, match="this Sequential cannot be copied, as profiling must: cannot pickle"):
+        attnzoo.profile(network, (1, 3))

@@ -15,10 +15,11 @@ from torch import nn
 
 import attnzoo
 from attnzoo import cli
+from attnzoo.backbones import create_backbone
 from attnzoo.backbones.resnet3d import resnet3d
 from attnzoo.profiling import paper
 from attnzoo.profiling.paper import Result, judge
-from attnzoo.profiling.recipe import TableRecipe, read
+from attnzoo.profiling.recipe import Paper, TableRecipe, read
 from attnzoo.profiling.table import Attention, compare, compare_all, sheet
 from attnzoo.registry import Spec, spec, unregister
 
@@ -302,3 +303,12 @@ def test_bad_input_is_one_line_and_status_2(
     assert (status, err.count("\n")) == (2, 1), err
     for part in parts:
         assert part in err
+
+
+def test_a_row_is_equal_under_the_convention_that_prints_it() -> None:
+    """ECA-ResNet-34 is printed with multiply-accumulates; by the table's own counter it is not what is printed."""
+    rows = [{"label": "ECA", "attn": "eca", "params": "21.8", "flops": flops} for flops in ("3.66", "9.99")]
+    table = Paper.model_validate({"title": "", "network": "torchvision/resnet34", "rows": rows})
+    results = list(paper.measure(table, lambda name, classes: create_backbone(name, num_classes=classes)))
+    assert [result.verdict for result in results] == ["equal with FLOPs by macs", "FLOPs not reproducible"]
+    assert "whatever the counter" in results[1].why("decimal")

@@ -54,6 +54,7 @@ class Cost:
             is frozen. As on the CPU: other devices keep smaller masks of dropout. 0 where gradients are impossible,
             None where it was not measured.
         zeros: calls of each operation that `counter` counts as nothing, views left out.
+        zeros_by_counter: the same for every convention.
         unknown: operations whose cost nobody has declared: custom ones, Fourier transforms, and the like. None of the
             conventions holds anything for them; `attnzoo.profiling.register_cost` declares one.
         modules: the share of each module, by its path in the state dict; "" is the whole.
@@ -80,6 +81,7 @@ class Cost:
     kernels: int
     saved: int | None
     zeros: Mapping[str, int]
+    zeros_by_counter: Mapping[str, Mapping[str, int]]
     unknown: tuple[str, ...]
     modules: Mapping[str, Part]
     attention: Part

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnzoo.inject import Attached, attentions
 from attnzoo.profiling.conventions import THOP, composite, cost_of, kind, tensors
 from attnzoo.profiling.cost import COUNTERS, Cost, Counter, Part
-from attnzoo.profiling.twin import Remembering, fused_attention, opened, plain, twin, undisturbed
+from attnzoo.profiling.twin import Remembering, Uncopyable, fused_attention, opened, plain, twin, undisturbed
 
 Sizes = tuple[tuple[int, ...], ...]
 
@@ -57,15 +57,24 @@ def profile(
     with undisturbed():
         try:
             device, (tally, saved) = "meta", _measure(model, size, counter, memory, "meta")
+        except Uncopyable:
+            raise
         except Exception:
             # Most likely the size; but a network may need values, and each says so in its own way. So it is tried.
             try:
                 device, (tally, saved) = "cpu", _measure(model, size, counter, memory, "cpu")
             except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+                with contextlib.suppress(Exception):  # indices, as an embedding takes
+                    device, (tally, saved) = "meta", _measure(model, size, counter, memory, "meta", torch.long)
+                    return _cost(model, tally, saved, counter, size, device)
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(
                     f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: {reason}"
                 ) from error
+    return _cost(model, tally, saved, counter, size, device)
+
+
+def _cost(model: nn.Module, tally: "_Tally", saved: int | None, counter: Counter, size: Sizes, device: str) -> Cost:
     total = tally.sums[""]
     parameters = list(model.parameters())
     return Cost(
@@ -81,7 +90,8 @@ def profile(
         bytes_written=total["written"],
         kernels=total["kernels"],
         saved=saved,
-        zeros=dict(tally.zeros),
+        zeros=dict(tally.zeros[counter]),
+        zeros_by_counter={name: dict(zeros) for name, zeros in tally.zeros.items()},
         unknown=tuple(sorted(tally.unknown)),
         modules={path: tally.part([module], tally.sums[path]) for path, module in tally.modules.items()},
         attention=tally.part(tally.attentions, tally.attention),
@@ -89,11 +99,18 @@ def profile(
     )
 
 
-def _measure(model: nn.Module, size: Sizes, counter: Counter, memory: bool, device: str) -> tuple["_Tally", int | None]:
+def _measure(
+    model: nn.Module,
+    size: Sizes,
+    counter: Counter,
+    memory: bool,
+    device: str,
+    dtype: torch.dtype | None = None,
+) -> tuple["_Tally", int | None]:
     copied = twin(model, device)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex()), None)
     with torch.device(device):
-        inputs = [torch.rand(one, dtype=dtype) for one in size]
+        inputs = [torch.rand(one, dtype=own) if dtype is None else torch.zeros(one, dtype=dtype) for one in size]
         tally = _Tally(copied.eval(), counter, {id(t) for t in [*model.parameters(), *model.buffers()]})
         with Remembering() if device == "meta" else contextlib.nullcontext():
             with torch.no_grad(), _Whole(tally), tally:
@@ -115,7 +132,7 @@ def _saved(model: nn.Module, inputs: Sequence[Tensor]) -> int:
 
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept)
         with contextlib.suppress(Exception), torch.enable_grad(), _Whole(None), hooks:
-            model.train(mode)(*(x.detach().requires_grad_(trained) for x in inputs))
+            model.train(mode)(*(x.detach().requires_grad_(trained and x.is_floating_point()) for x in inputs))
             return sum(storage.nbytes() for identity, storage in kept.items() if identity not in own)
     return 0
 
@@ -149,7 +166,7 @@ class _Tally(TorchDispatchMode):
         self.sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.attention: collections.Counter[str] = collections.Counter()
         self.attentions = list(attentions(model).values())
-        self.zeros: collections.Counter[str] = collections.Counter()
+        self.zeros: dict[str, collections.Counter[str]] = {each: collections.Counter() for each in COUNTERS}
         self.unknown: set[str] = set()
         self.whole = False  # inside a function that fvcore charges as a whole
         self._paths: dict[nn.Module, list[str]] = collections.defaultdict(list)
@@ -191,9 +208,10 @@ class _Tally(TorchDispatchMode):
     def _enter(self, module: nn.Module, _: Any) -> None:
         caller = self._frames[-1]
         inside = f"{caller.path}." if caller.path else ""
-        # A shared module has several paths; the one below its caller is meant.
+        # A shared module has several paths; the one next below its caller is meant.
         names = self._paths[module]
-        path = next((name for name in names if f"{name}.".startswith(inside)), names[0])
+        below = [name for name in names if f"{name}.".startswith(inside)]
+        path = min(below or names, key=lambda name: name.count("."))
         above = [path[:i] for i, letter in enumerate(path) if letter == "."]
         self._frames.append(
             _Frame(
@@ -236,9 +254,10 @@ class _Tally(TorchDispatchMode):
         if self.whole:
             cost["fvcore"] = 0
         self.add(cost)
-        charged = {"thop": self._frames[-1].charged, "fvcore": self.whole}.get(self.counter, False)
-        if not charged and not cost.get(self.counter):
-            self.zeros[name] += 1
+        charged = {"thop": self._frames[-1].charged, "fvcore": self.whole}
+        for counter, zeros in self.zeros.items():
+            if not charged.get(counter) and not cost.get(counter):
+                zeros[name] += 1
         return out
 
 
@@ -284,8 +303,8 @@ class _Whole(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "adaptive_avg_pool2d":
             self.tally.add({"fvcore": (*args, *kwargs.values())[0].numel()})
-        elif self.tally.counter == "fvcore":
-            self.tally.zeros[name] += 1
+        else:
+            self.tally.zeros["fvcore"][name] += 1
         self.tally.whole = True
         try:
             return func(*args, **kwargs)

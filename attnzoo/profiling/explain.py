@@ -41,8 +41,9 @@ def beside(sheet: Sheet, rows: Sequence[Row], models: Sequence[nn.Module], tools
     fitting = [(model, record, cost) for model, record, cost in counted if cost]
     found = measure_all(tools, [model for model, _, _ in fitting], [cost.input_size for _, _, cost in fitting])
     columns = list(sheet.columns)
+    unit = next(column.unit for column in columns if column.key == "macs")
     for tool, said in found[0].items():
-        columns.append(Column(f"flops_{tool}_run", f"{tool} {re.split('[.-]post|-', said.version)[0]}", "G", "run", 4))
+        columns.append(Column(f"flops_{tool}_run", f"{tool} {re.split('[.-]post|-', said.version)[0]}", unit, "run", 4))
         columns.append(Column(f"flops_{tool}_off", "off MACs", "%", digits=2, signed=True))
     records = {id(record): dict(record) for record in sheet.records}
     notes: dict[str, list[str]] = defaultdict(list)

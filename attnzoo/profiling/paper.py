@@ -1,7 +1,7 @@
 """A paper's printed costs held against ours: the verdict comes of rounding our integer as the paper prints its own."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
@@ -128,7 +128,7 @@ class Result:
             ):
                 facts[f"{what}_{of}"] = f"{column.text(int(value), units)} {column.unit_name(units)}"
             facts[f"{what}_paper"] = f"{judged.paper} {column.unit_name(units)}"
-        return self.row.reason.format(**facts) or "No configuration that prints these numbers is known."
+        return self.row.reason.format(**facts) or "This configuration prints other numbers, whatever the counter."
 
 
 def measure(paper: Paper, build: Callable[[str, int | None], nn.Module]) -> Iterator[Result]:
@@ -149,7 +149,6 @@ def measure(paper: Paper, build: Callable[[str, int | None], nn.Module]) -> Iter
     """
     plains: dict[int, tuple[nn.Module, Cost, int]] = {}
     for row in paper.rows:
-        counter = row.counter or paper.counter
         try:
             if row.num_classes not in plains:
                 network = build(paper.network.backbone, row.num_classes)
@@ -161,7 +160,9 @@ def measure(paper: Paper, build: Callable[[str, int | None], nn.Module]) -> Iter
             cost = profile(model, size, memory=False)
         except (ValueError, TypeError) as error:
             raise ValueError(f"row {row.label} of {paper.title}: {error}") from error
-        flops = _counts(cost, _batch_norm(model, size))[counter]
+        counts = _counts(cost, _batch_norm(model, size))
+        counter = row.counter or _counter(row.flops, counts, paper)
+        flops = counts[counter]
         plain_flops = _counts(plain, plains[row.num_classes][2])[counter]
         yield Result(
             row,
@@ -173,6 +174,16 @@ def measure(paper: Paper, build: Callable[[str, int | None], nn.Module]) -> Iter
             judge(row.params, cost.params, scale("M", paper.units)),
             judge(row.flops, flops, scale("G", paper.units)),
         )
+
+
+def _counter(printed: str, counts: Mapping[str, int], paper: Paper) -> str:
+    """The paper's convention, unless the row is equal as printed under another one alone."""
+
+    def equal(name: str) -> str:
+        return judge(printed, counts[name], scale("G", paper.units)).equal
+
+    others = (name for name in counts if not equal(paper.counter) and equal(name) == AS_PRINTED)
+    return next(others, paper.counter)
 
 
 def _counts(cost: Cost, batch_norm: int) -> dict[str, int]:

@@ -363,9 +363,13 @@ def _notes(rows: Sequence[Row], counters: Sequence[str]) -> Iterator[str]:
         "fusion."
     )
     costs = [row.cost for row in rows if row.cost]
-    zeros = sorted({op.strip("_") for cost in costs for op in cost.zeros})
-    if zeros:
-        yield f"{counters[0]} counts nothing for {', '.join(zeros)}."
+    nothing: dict[tuple[str, ...], list[str]] = {}
+    for counter in counters:
+        zeros = {op.strip("_") for cost in costs for op in cost.zeros_by_counter[counter]}
+        nothing.setdefault(tuple(sorted(zeros)), []).append(counter)
+    for ops, names in nothing.items():
+        if ops:
+            yield f"{' and '.join(names)} count{'s' if len(names) == 1 else ''} nothing for {', '.join(ops)}."
     unknown = sorted({op for cost in costs for op in cost.unknown})
     if unknown:
         yield f"No counter knows the cost of {', '.join(unknown)}: nothing is counted for them."

@@ -66,12 +66,19 @@ def undisturbed() -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
+class Uncopyable(ValueError):
+    """A network that cannot be copied."""
+
+
 def twin(model: nn.Module, device: str) -> nn.Module:
     """A copy on another device, with nothing compiled; on "meta" its tensors have shapes but no memory.
 
     Args:
         model: any network; what is on the meta device already becomes zeros elsewhere.
         device: "meta" or "cpu".
+
+    Raises:
+        Uncopyable: it holds something that has no copy, such as a lock.
 
     >>> twin(nn.Linear(2, 3), "meta").weight.device
     device(type='meta')
@@ -87,7 +94,11 @@ def twin(model: nn.Module, device: str) -> nn.Module:
                 memo.update({id(t): copied(t) for t in held.values() if isinstance(t, Tensor)})
         for p in model.parameters():
             memo[id(p)] = nn.Parameter(copied(p), requires_grad=p.requires_grad)
-    made = copy.deepcopy(model, memo)
+    try:
+        made = copy.deepcopy(model, memo)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Uncopyable(f"this {type(model).__name__} cannot be copied, as profiling must: {reason}") from error
     for parent in list(made.modules()):
         for name, child in parent._modules.items():
             if child is not None:
@@ -175,11 +186,11 @@ def fused_attention(
     """Scaled-dot-product attention, on the meta device by the kernel that the CPU has for it, where it fits.
 
     Args:
-        query: (N, heads, L, E).
-        key: (N, heads, S, E).
-        value: (N, heads, S, Ev).
+        query: (N, heads, L, E) or (N, L, E).
+        key: (N, heads, S, E), likewise.
+        value: (N, heads, S, Ev), likewise.
         attn_mask: as in `F.scaled_dot_product_attention`, like what follows.
-        dropout_p: left out by that kernel.
+        dropout_p: share of the weights to drop.
         is_causal: whether a token sees those before it alone.
         scale: of the products; 1 / sqrt(E) if None.
         enable_gqa: whether heads share keys and values.
@@ -187,8 +198,12 @@ def fused_attention(
     >>> fused_attention(*torch.empty(3, 1, 2, 5, 8, device="meta")).shape
     torch.Size([1, 2, 5, 8])
     """
+    if query.is_meta and query.ndim == 3 and attn_mask is None:
+        q, k, v = (t.unsqueeze(1) for t in (query, key, value))
+        return fused_attention(q, k, v, None, dropout_p, is_causal, scale, enable_gqa).squeeze(1)
     fits = query.is_meta and query.ndim == 4 and query.shape[-1] == value.shape[-1] and not enable_gqa
-    if fits and (attn_mask is None or not attn_mask.requires_grad):
+    # With dropout the weights themselves are kept, in no fused kernel.
+    if fits and not dropout_p and (attn_mask is None or not attn_mask.requires_grad):
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out: Tensor = fused(query, key, value, is_causal=is_causal, attn_mask=attn_mask, scale=scale)[0]
         return out
