@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,11 @@ def test_training_that_diverges_stops_and_keeps_the_epochs_before(
 def test_interrupting_synth_is_one_line_and_the_videos_that_are_done_stay(tmp_path: Path) -> None:
     root = tmp_path / "videos"
     command = [sys.executable, "-m", "attnzoo", "data", "synth", str(root), "--per-class", "99", "--seconds", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    # A shell that starts the tests in the background has them, and what they start, ignore the signal.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
+    ) as process:
         while process.poll() is None and not list(root.glob("*/*.mp4")):
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the processes that write too

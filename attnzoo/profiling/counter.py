@@ -165,6 +165,7 @@ class _Tally(TorchDispatchMode):
         self.modules: dict[str, nn.Module] = {}
         self.sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.attention: collections.Counter[str] = collections.Counter()
+        self._sums: dict[Any, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.attentions = list(attentions(model).values())
         self.zeros: dict[str, collections.Counter[str]] = {each: collections.Counter() for each in COUNTERS}
         self.unknown: set[str] = set()
@@ -182,9 +183,14 @@ class _Tally(TorchDispatchMode):
             self._handles.append(module.register_forward_hook(self._leave, with_kwargs=True, always_call=True))
 
     def release(self) -> None:
-        """Take the hooks off."""
+        """Take the hooks off, and give all that stand above a module their share of what it did."""
         for handle in self._handles:
             handle.remove()
+        for (paths, attention), cost in self._sums.items():
+            for path in paths:
+                self.sums[path].update(cost)
+            if attention:
+                self.attention.update(cost)
 
     def part(self, modules: Sequence[nn.Module], total: Mapping[str, int]) -> Part:
         """The share of some modules, given their sums."""
@@ -200,10 +206,7 @@ class _Tally(TorchDispatchMode):
     def add(self, cost: Mapping[str, int]) -> None:
         """Charge what is running now."""
         frame = self._frames[-1]
-        for path in frame.paths:
-            self.sums[path].update(cost)
-        if frame.attention:
-            self.attention.update(cost)
+        self._sums[frame.paths, frame.attention].update(cost)
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         caller = self._frames[-1]
