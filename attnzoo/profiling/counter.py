@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnzoo.inject import Attached, attentions
 from attnzoo.profiling.conventions import THOP, composite, cost_of, kind, tensors
 from attnzoo.profiling.cost import COUNTERS, Cost, Counter, Part
-from attnzoo.profiling.twin import Remembering, Uncopyable, fused_attention, opened, plain, twin, undisturbed
+from attnzoo.profiling.twin import Remembering, Uncopyable, fused_attention, look, opened, plain, twin, undisturbed
 
 Sizes = tuple[tuple[int, ...], ...]
 
@@ -165,6 +165,7 @@ class _Tally(TorchDispatchMode):
         self.modules: dict[str, nn.Module] = {}
         self.sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.attention: collections.Counter[str] = collections.Counter()
+        self._costs: dict[Any, dict[str, int]] = {}
         self._sums: dict[Any, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.attentions = list(attentions(model).values())
         self.zeros: dict[str, collections.Counter[str]] = {each: collections.Counter() for each in COUNTERS}
@@ -251,11 +252,17 @@ class _Tally(TorchDispatchMode):
         name = getattr(func, "overloadpacket", func).__name__
         if getattr(func, "namespace", "aten") != "aten":
             name = f"{func.namespace}::{name}"
-        cost = cost_of(func, args, kwargs, out)
+        if what in ("unknown", "declared"):
+            cost = cost_of(func, args, kwargs, out)
+        else:  # of the same shapes it is the same: networks repeat their blocks
+            key = func, look(args), look(tuple(kwargs.items()))
+            if key not in self._costs:
+                self._costs[key] = cost_of(func, args, kwargs, out)
+            cost = self._costs[key]
         if what == "unknown":
             self.unknown.add(name)
         if self.whole:
-            cost["fvcore"] = 0
+            cost = {**cost, "fvcore": 0}
         self.add(cost)
         charged = {"thop": self._frames[-1].charged, "fvcore": self.whole}
         for counter, zeros in self.zeros.items():
