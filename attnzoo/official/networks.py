@@ -1,4 +1,4 @@
-"""The authors' released weights, turned into ours: state dicts of one module, and files of whole ResNets."""
+"""The ResNets that the authors' released files were made for, with our modules in them."""
 
 import logging
 import re
@@ -12,97 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from attnzoo.inject import inject
+from attnzoo.official.names import count, entries_of
 from attnzoo.registry import check_options, spec
 from attnzoo.state_dicts import difference, read_state_dict
 
-log = logging.getLogger(__name__)
-
-# Where our names differ from the authors': (pattern, replacement), applied in turn.
-_RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
-    "ca": [(r"^conv2\.", "conv_h."), (r"^conv3\.", "conv_w.")],  # of their MobileNetV2
-    "se": [(r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2.")],
-    "cbam": [(r"^ChannelGate\.mlp\.1\.", "mlp.0."), (r"^ChannelGate\.mlp\.3\.", "mlp.2."), (r"^SpatialGate\.", "")],
-    "triplet": [
-        (r"^ChannelGateH\.", "cw."),
-        (r"^ChannelGateW\.", "hc."),
-        (r"^SpatialGate\.", "hw."),
-        (r"^(\w+)\.(?:spatial|conv)\.(conv|bn)\.", r"\1.\2."),
-    ],
-    "bam": [
-        (r"^channel_att\.gate_c\.gate_c_fc_(\d+)\.", lambda m: f"channel.{3 * int(m[1])}."),
-        (r"^channel_att\.gate_c\.gate_c_bn_(\d+)\.", lambda m: f"channel.{3 * int(m[1]) - 2}."),
-        (r"^spatial_att\.gate_s\.gate_s_conv_reduce0\.", "spatial.0."),
-        (r"^spatial_att\.gate_s\.gate_s_bn_reduce0\.", "spatial.1."),
-        (r"^spatial_att\.gate_s\.gate_s_conv_di_(\d+)\.", lambda m: f"spatial.{3 * int(m[1]) + 3}."),
-        (r"^spatial_att\.gate_s\.gate_s_bn_di_(\d+)\.", lambda m: f"spatial.{3 * int(m[1]) + 4}."),
-    ],
-    "ema": [(r"^gn\.", "norm."), (r"^conv1x1\.", "strip."), (r"^conv3x3\.", "local.")],
-    "gc": [(r"^conv_mask\.", "mask."), (r"^channel_(add|mul)_conv\.", r"\1.")],
-    "nl": [
-        (r"^g\.(0\.)?", "value."),
-        (r"^theta\.", "query."),
-        (r"^phi\.(0\.)?", "key."),
-        (r"^W\.(0\.|(?=weight|bias))", "out."),
-        (r"^W\.1\.", "norm."),
-        (r"^concat_project\.0\.", "pair."),
-    ],
-    "epsa": [*((rf"^conv_{i + 1}\.", f"convs.{i}.") for i in range(4)), (r"^se\.", "")],
-    "sk": [  # PytorchInsight's; pppLang's are ours
-        (r"^conv2\.", "convs.0.0."),
-        (r"^bn2\.", "convs.0.1."),
-        (r"^conv2g\.", "convs.1.0."),
-        (r"^bn2g\.", "convs.1.1."),
-        (r"^conv_fc1\.", "fc.0."),
-        (r"^bn_fc1\.", "fc.1."),
-        (r"^conv_fc2\.", "fcs."),
-    ],
-}
-# What the authors write as 1x1 convolutions of pooled features are linear maps here.
-_LINEAR: dict[str, tuple[str, ...]] = {"se": ("fc.",), "gc": ("add.", "mul."), "sk": ("fc.", "fcs.")}
-
-
-def convert_module(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' state dict of one 2D module, turned into ours.
-
-    Args:
-        name: the module, a name of `list_modules()`.
-        state: the authors' names and tensors.
-
-    Returns:
-        Names and tensors for `create(name, channels, ...).load_state_dict`.
-
-    Raises:
-        ValueError: an unknown module.
-
-    >>> import torch
-    >>> list(convert_module("epsa", {"conv_1.weight": torch.zeros(1)}))
-    ['convs.0.weight']
-    """
-    return {ours: value for key in state for ours, value in _converted(spec(name).name, key, state).items()}
-
-
-def _converted(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One of the authors' entries under our names: one, or two where they have one map for two branches."""
-    name, value = key, state[key]
-    for pattern, replacement in _RENAMES.get(module, []):
-        name = re.sub(pattern, replacement, name)
-    if module == "bam":  # the last layers come after as many as there are
-        name = name.replace("channel_att.gate_c.gate_c_fc_final", f"channel.{3 * _count(r'gate_c_fc_', state)}")
-        name = name.replace("spatial_att.gate_s.gate_s_conv_final", f"spatial.{3 * _count(r'_di_', state) + 3}")
-    if value.ndim > 1 and name.startswith(_LINEAR.get(module, ())):
-        norm = module == "gc" and name[3:].startswith(".1.")  # theirs is over (hidden, 1, 1)
-        value = value.flatten() if norm else value.reshape(value.shape[:2])
-    if module == "nl" and name == "pair.weight":  # a 2D convolution in their 3D block too
-        value = value.reshape(*value.shape[:2], *state.get("theta.weight", value).shape[2:])
-    if module == "sk" and name == "fcs.weight":
-        return dict(zip(("fcs.0.weight", "fcs.1.weight"), value.chunk(2), strict=True))
-    return {name: value}
-
-
-def _count(layer: str, state: Mapping[str, Tensor]) -> int:
-    """How many layers are numbered in the names of a state dict."""
-    numbers = (re.search(rf"{layer}(\d+)\.", key) for key in state)
-    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
+log = logging.getLogger("attnzoo.official")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +199,7 @@ def load(name: str, source: str | Path | Mapping[str, Any], **options: Any) -> n
     places = _places(model, family)
     converted = {
         block: {
-            within: _converted(found.name, within, {k: theirs[name] for k, name in file.parts[block].items()})
+            within: entries_of(found.name, within, {k: theirs[name] for k, name in file.parts[block].items()})
             for within in file.parts[block]
         }
         for block in places
@@ -411,11 +325,11 @@ def _network(origin: Any, file: _File) -> nn.Module:
         model.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     for stage in (1, 2, 3, 4):
         layer = f"layer{stage}"
-        count = _count(rf"^{layer}\.", shell)
-        if not count:
+        blocks_there = count(rf"^{layer}\.", shell)
+        if not blocks_there:
             raise ValueError(f"{origin} is no file of a ResNet: missing keys {layer}.*")
         blocks = []
-        for i in range(count):
+        for i in range(blocks_there):
             at, last = f"{layer}.{i}", "3" if deep else "2"
             inner = size(*(f"{at}.{key}" for key in ("bn1.weight", "conv1.weight", "bn1.bias")))
             out = size(*(f"{at}.{key}" for key in (f"bn{last}.weight", f"conv{last}.weight", f"bn{last}.bias")))
