@@ -63,7 +63,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def index(path: Path) -> Index:
-    return Index(path, tuple(range(24)), 0.1, 10, 24, False)
+    return Index(path, tuple(range(24)), 0.1, 10, 24, None)
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:

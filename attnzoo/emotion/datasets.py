@@ -1,18 +1,12 @@
-"""A folder with one sub-folder of videos per class -> lists of videos, splits, and the clips that a model sees."""
+"""A folder with one sub-folder of videos per class -> the list of its videos, and what is wrong with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-
-from attnzoo.emotion import audio, media, sampling
-from attnzoo.emotion.recipe import Audio, Clip, Data
+from attnzoo.emotion import media
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +19,7 @@ class Video:
         index: where its frames are.
 
     >>> from attnzoo.emotion.media import Index
-    >>> Video("joy/a.mp4", 0, Index(Path("a.mp4"), (0, 1), 0.1, 10.0, 2, True)).key
+    >>> Video("joy/a.mp4", 0, Index(Path("a.mp4"), (0, 1), 0.1, 10.0, 2, None)).key
     'joy/a.mp4'
     """
 
@@ -184,160 +178,6 @@ def _look(path: Path, label: int, frames: int) -> list[Video | Finding]:
         found.append(Finding(key, "truncated", f"{count} of the {index.promised} frames that it claims"))
     if count < frames:
         found.append(Finding(key, "short", f"{count} frames; a window is {frames}"))
-    if not index.sound:
+    if index.sound is None:
         found.append(Finding(key, "silent", "no sound track"))
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Videos for training, for validation (carved from training) and for test.
-
-    >>> Split((), (), (), "nothing at all").protocol
-    'nothing at all'
-    """
-
-    train: tuple[Video, ...]
-    val: tuple[Video, ...]
-    test: tuple[Video, ...]
-    protocol: str
-
-
-def split(folder: Folder, data: Data) -> Split:
-    """Divide videos at random, each class in the same proportion.
-
-    Args:
-        folder: the videos.
-        data: fractions and seed.
-
-    Raises:
-        ValueError: a class with too few videos for its share in each part.
-
-    >>> index = media.Index(Path("a.mp4"), (0, 1), 0.1, 10.0, 2, True)
-    >>> videos = tuple(Video(f"{name}/{i}.mp4", label, index) for label, name in enumerate("ab") for i in range(5))
-    >>> split(Folder(Path("mine"), ("a", "b"), videos, ()), Data(test_fraction=0.4, val_fraction=0.2)).protocol
-    'one random split by class: 4 training, 2 validation, 4 test videos (split seed 0)'
-    """
-    rng = np.random.default_rng(data.split_seed)
-    parts: tuple[list[Video], list[Video], list[Video]] = ([], [], [])
-    for label, name in enumerate(folder.classes):
-        videos = [v for v in folder.videos if v.label == label]
-        order = rng.permutation(len(videos))
-        n_test = max(1, round(len(videos) * data.test_fraction))
-        n_val = max(1, round(len(videos) * data.val_fraction)) if data.val_fraction else 0
-        if n_test + n_val >= len(videos):
-            raise ValueError(
-                f"class {name!r} of {folder.root} has {len(videos)} usable videos, too few for training, "
-                f"{f'{n_val} for validation ' if n_val else ''}and {n_test} for test; add videos"
-            )
-        for part, chosen in zip(
-            parts, (order[n_test + n_val :], order[n_test : n_test + n_val], order[:n_test]), strict=True
-        ):
-            part.extend(videos[i] for i in sorted(chosen))
-    train, val, test = (tuple(part) for part in parts)
-    protocol = (
-        f"one random split by class: {len(train)} training, {len(val)} validation, {len(test)} test videos "
-        f"(split seed {data.split_seed})"
-    )
-    return Split(train, val, test, protocol)
-
-
-class Clips(Dataset[tuple[Tensor, Tensor, int]]):
-    """What the model sees of each video: frames (T, 3, k, size, size) and MFCC maps (T, 1, coefficients, width).
-
-    Args:
-        videos: the videos.
-        clip: segments, window and size.
-        sound: settings of the MFCC maps.
-        seed: None for evaluation (centred windows, centre crop); else windows, crop and flip are drawn from it, the
-            epoch and the video's number.
-
-    >>> len(Clips([], Clip(), Audio()))
-    0
-    """
-
-    def __init__(self, videos: Sequence[Video], clip: Clip, sound: Audio, seed: int | None = None) -> None:
-        self.videos = videos
-        self.clip = clip
-        self.sound = sound
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        """Frames (0 to 255), sound and label of video `i`, or of (epoch, i) in training."""
-        epoch, i = item if isinstance(item, tuple) else (0, item)
-        try:
-            return self._clip(epoch, i)
-        except Exception as error:  # in a process that loads, nothing else says which video it was
-            path, reason = str(self.videos[i].index.path), " ".join(str(error).split())
-            known = isinstance(error, ValueError) and path in reason
-            raise ValueError(reason if known else f"{path}: {type(error).__name__}: {reason}") from error
-
-    def _clip(self, epoch: int, i: int) -> tuple[Tensor, Tensor, int]:
-        video, clip = self.videos[i], self.clip
-        rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, i))
-        wanted = sampling.windows(len(video.index.pts), clip.segments, clip.frames, rng)
-        place = 0.5 if rng is None else rng.uniform()
-        frames = media.read_frames(video.index, wanted.reshape(-1).tolist(), clip.size, place)
-        if not len(frames):
-            raise ValueError(f"{video.index.path}: its frames can no longer be decoded")
-        if rng is not None and rng.uniform() < clip.flip:
-            frames = frames[:, :, ::-1]
-        pixels = torch.from_numpy(frames.copy()).reshape(clip.segments, clip.frames, *frames.shape[1:])
-        maps = sound_maps(video.index, clip, self.sound)
-        # Contiguous, since otherwise the layout of a batch would depend on the number of workers.
-        return pixels.permute(0, 4, 1, 2, 3).contiguous(), torch.from_numpy(maps).unsqueeze(1), video.label
-
-
-def sound_maps(index: media.Index, clip: Clip, sound: Audio) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """MFCC maps (T, coefficients, width) of a video, one per segment of the picture.
-
-    Args:
-        index: the video.
-        clip: for the number of segments.
-        sound: settings of the MFCC maps.
-
-    >>> index = media.Index(Path("silent.mp4"), tuple(range(20)), 0.1, 10.0, 20, sound=False)
-    >>> sound_maps(index, Clip(segments=4), Audio(coefficients=12, width=16)).shape
-    (4, 12, 16)
-    """
-    cepstra = audio.mfcc(
-        media.read_sound(index, sound.rate),
-        sound.rate,
-        coefficients=sound.coefficients,
-        mels=sound.mels,
-        window=sound.window,
-        hop=sound.hop,
-        preemphasis=sound.preemphasis,
-    )
-    return audio.segment_maps(cepstra, clip.segments, sound.width)
-
-
-class Epochs(Sampler[tuple[int, int]]):
-    """Videos as (epoch, i), in an order drawn from seed and epoch: a resumed training sees what it would have seen.
-
-    Args:
-        count: number of videos.
-        seed: of the order.
-
-    >>> sorted(Epochs(3, seed=0))
-    [(0, 0), (0, 1), (0, 2)]
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        yield from ((self.epoch, int(i)) for i in order)

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from attnzoo.emotion import media
 from attnzoo.emotion.checkpoints import load_checkpoint
-from attnzoo.emotion.datasets import Folder, Video, split
+from attnzoo.emotion.datasets import Folder, Video
+from attnzoo.emotion.protocols import split
 from attnzoo.emotion.training import Prediction, accuracy, score
 
 
@@ -180,6 +181,6 @@ def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
     videos = [Video(str(path), 0, media.read_index(path)) for path in paths]
     recipe = info["recipe"].model_copy(update={"training": info["recipe"].training.model_copy(update={"workers": 0})})
     return [
-        Reading(path, tuple(info["classes"]), prediction, video.index.seconds, video.index.sound)
+        Reading(path, tuple(info["classes"]), prediction, video.index.seconds, video.index.sound is not None)
         for path, video, prediction in zip(paths, videos, score(model, recipe, videos), strict=True)
     ]

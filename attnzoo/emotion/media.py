@@ -29,9 +29,9 @@ class Index:
         fps: mean frame rate, 1/s.
         promised: number of frames that the container claims, 0 if it does not say. Where it claims a length alone and
             ends before it, the number of frames in that length.
-        sound: whether there is a sound track.
+        sound: the file of the sound track, which may be the video itself; None without sound.
 
-    >>> Index(Path("a.mp4"), (5, 6, 7), unit=0.1, fps=10.0, promised=3, sound=True).start
+    >>> Index(Path("a.mp4"), (5, 6, 7), unit=0.1, fps=10.0, promised=3, sound=None).start
     0.5
     """
 
@@ -40,7 +40,7 @@ class Index:
     unit: float
     fps: float
     promised: int
-    sound: bool
+    sound: Path | None
 
     @property
     def start(self) -> float:
@@ -88,7 +88,7 @@ def read_index(path: Path) -> Index:
             # Matroska and fragmented MP4 claim no number of frames, or that of the first fragment.
             if promised < len(pts) and length - end > max(0.25, length / 50):
                 promised = round(length * rate)
-            index = Index(path, tuple(pts), unit, rate, promised, sound)
+            index = Index(path, tuple(pts), unit, rate, promised, path if sound else None)
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a readable video ({error.strerror})") from None
     if not list(read_frames(index, [0], 8)):
@@ -203,15 +203,15 @@ def read_sound(index: Index, rate: int) -> NDArray[np.float32]:
     Returns:
         (samples,) from -1 to 1, as long as the picture; zeros where there is no sound.
 
-    >>> read_sound(Index(Path("silent.mp4"), (0, 1, 2, 3), 0.1, 10.0, 4, sound=False), 8000).shape
+    >>> read_sound(Index(Path("silent.mp4"), (0, 1, 2, 3), 0.1, 10.0, 4, sound=None), 8000).shape
     (3200,)
     """
     track = np.zeros(round(index.seconds * rate), np.float32)
-    if not index.sound:
+    if index.sound is None:
         return track
     at, resampler = 0, None  # the sample at which the next block of sound begins
     try:
-        with _open(index.path) as container:
+        with _open(index.sound) as container:
             stream = container.streams.audio[0]
             for frame in _decode(container, stream):
                 now = at if frame.time is None else round((frame.time - index.start) * rate)

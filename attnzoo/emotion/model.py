@@ -56,31 +56,45 @@ class AudioVisualModel(nn.Module):
             *_freeze(self.audio, settings.audio.freeze),
         ]
 
-    def forward(self, frames: Tensor, sound: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, sound: Tensor, heard: Tensor | None = None) -> Tensor:
         """Logits of each segment; their mean over the segments are those of the video.
 
         Args:
             frames: (B, T, 3, k, H, W), 0 to 255, of any type.
             sound: (B, T, 1, coefficients, width), MFCC maps.
+            heard: (B,), which videos have a sound track; all if None. What is not heard has features of zero, and no
+                part in the statistics of the norms.
 
         Returns:
             (B, T, classes).
         """
-        logits: Tensor = self.classifier(self.dropout(self.fusion(*self._features(frames, sound))))
+        logits: Tensor = self.classifier(self.dropout(self.fusion(*self._features(frames, sound, heard))))
         return logits
 
-    def passes(self, frames: Tensor, sound: Tensor) -> tuple[Tensor, ...]:
+    def passes(self, frames: Tensor, sound: Tensor, heard: Tensor | None = None) -> tuple[Tensor, ...]:
         """Logits (B, T, classes) as `forward` gives them, once for each pass that the fusion is trained on."""
-        return tuple(self.classifier(self.dropout(f)) for f in self.fusion.passes(*self._features(frames, sound)))
+        features = self._features(frames, sound, heard)
+        return tuple(self.classifier(self.dropout(f)) for f in self.fusion.passes(*features))
 
-    def _features(self, frames: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, frames: Tensor, sound: Tensor, heard: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both streams' features (B, T, d)."""
         segments = frames.shape[:2]
         pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
         visual = self.project_visual(self.visual(pixels)).reshape(*segments, -1)
-        maps = self.sound_norm(sound.flatten(0, 2)).unsqueeze(1)
-        audio = self.project_audio(self.audio(maps)).reshape(*segments, -1)
+        if heard is None:
+            audio = self._audio(sound)
+        elif self.training:  # a batch norm would take silence for sound
+            audio = torch.zeros_like(visual)
+            if heard.any():
+                audio[heard] = self._audio(sound[heard]).to(audio.dtype)
+        else:
+            audio = self._audio(sound) * heard.reshape(-1, 1, 1)
         return visual, audio
+
+    def _audio(self, sound: Tensor) -> Tensor:
+        maps = self.sound_norm(sound.flatten(0, 2)).unsqueeze(1)
+        features: Tensor = self.project_audio(self.audio(maps))
+        return features.reshape(*sound.shape[:2], -1)
 
     def train(self, mode: bool = True) -> "AudioVisualModel":
         """As nn.Module.train, but frozen parts stay in eval mode, or their running statistics would drift."""

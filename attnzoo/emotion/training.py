@@ -20,10 +20,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from attnzoo.emotion import audio
 from attnzoo.emotion.checkpoints import MARK, check_same, load_checkpoint, save
-from attnzoo.emotion.datasets import Clips, Epochs, Folder, Video, split
+from attnzoo.emotion.clips import Batch, Clips, Epochs
+from attnzoo.emotion.datasets import Folder, Video
 from attnzoo.emotion.losses import create_loss
 from attnzoo.emotion.model import AudioVisualModel, check
 from attnzoo.emotion.progress import Bar
+from attnzoo.emotion.protocols import split
 from attnzoo.emotion.recipe import Recipe
 from attnzoo.profiling import profile
 
@@ -138,9 +140,10 @@ class Task(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._started = time.monotonic()
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
-        frames, sound, labels = batch
-        passes = [logits.mean(1) for logits in self.model.passes(frames, sound)]  # several where segments are erased
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        frames, sound, heard, labels = batch
+        # Several passes where segments are erased.
+        passes = [logits.mean(1) for logits in self.model.passes(frames, sound, heard)]
         loss = torch.stack([self.loss(logits, labels) for logits in passes]).mean()
         self.seen.update(passes[0].detach(), labels)
         self._losses.append(loss.detach())
@@ -148,9 +151,9 @@ class Task(pl.LightningModule):
             self._stop(f"the loss is {loss.item()}", number)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
-        frames, sound, labels = batch
-        self.validated.update(self.model(frames, sound).mean(1), labels)
+    def validation_step(self, batch: Batch, _: int) -> None:
+        frames, sound, heard, labels = batch
+        self.validated.update(self.model(frames, sound, heard).mean(1), labels)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_accuracy", self.validated.compute())
@@ -356,8 +359,8 @@ def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> l
     device = next(model.parameters()).device
     predictions: list[Prediction] = []
     with torch.inference_mode():
-        for frames, sound, labels in _loader(Clips(videos, recipe.clip, recipe.audio), recipe):
-            logits = model(frames.to(device), sound.to(device))
+        for frames, sound, heard, labels in _loader(Clips(videos, recipe.clip, recipe.audio), recipe):
+            logits = model(frames.to(device), sound.to(device), heard.to(device))
             for segments, label in zip(logits.cpu(), labels, strict=True):
                 video = videos[len(predictions)]
                 predictions.append(

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from attnzoo.emotion.datasets import Clips, Epochs, read_folder, split
+from attnzoo.emotion.clips import Clips, Epochs
+from attnzoo.emotion.datasets import read_folder
+from attnzoo.emotion.protocols import split
 from attnzoo.emotion.recipe import Audio, Clip, Data
 
 CLIP, SOUND = Clip(segments=2, frames=4, size=32), Audio(coefficients=12, mels=24, width=16)
@@ -50,7 +52,7 @@ def test_an_error_in_a_process_that_loads_names_the_video(videos: Path, monkeypa
     def broken(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("attnzoo.emotion.datasets.sound_maps", broken)
+    monkeypatch.setattr("attnzoo.emotion.clips.sound_maps", broken)
     with pytest.raises(ValueError, match=r"calm_0001.mp4: KeyError: 'a bug'"):
         list(DataLoader(Clips(folder.videos[1:2], CLIP, SOUND), num_workers=1))
 
@@ -82,7 +84,7 @@ def test_defects_are_listed_counted_and_skipped_or_padded(damaged: Path) -> None
         assert f"1 {kind}" in folder.summary()
     by_key = {v.key: v for v in folder.videos}
     for key in ("glad/cut.mp4", "cross/short.mp4", "cross/silent.mp4"):
-        frames, sound, _ = Clips([by_key[key]], CLIP, SOUND, seed=0)[0]
+        frames, sound, _, _ = Clips([by_key[key]], CLIP, SOUND, seed=0)[0]
         assert frames.shape == (2, 3, 4, 32, 32)
         assert sound.shape == (2, 1, 12, 16)
         assert sound.any() == (key == "cross/short.mp4")  # the cut one was cut before its sound
@@ -133,7 +135,8 @@ def test_clips_are_drawn_from_seed_epoch_and_video_alone(videos: Path) -> None:
     assert not torch.equal(drawn[(2, 5)][0], Clips(folder.videos, CLIP, SOUND, seed=2)[(2, 5)][0])
     fixed = Clips(folder.videos, CLIP, SOUND)
     assert torch.equal(fixed[5][0], fixed[5][0])
-    frames, sound, label = fixed[5]
+    frames, sound, heard, label = fixed[5]
+    assert heard
     assert (frames.dtype, sound.dtype) == (torch.uint8, torch.float32)
     assert frames.min() < 60 < 180 < frames.max()
     assert folder.classes[label] == folder.videos[5].key.split("/")[0]

@@ -11,6 +11,7 @@ import torch
 
 import attnzoo
 from attnzoo.emotion.checkpoints import load_checkpoint, read_checkpoint
+from attnzoo.emotion.clips import Batch
 from attnzoo.emotion.datasets import Folder, read_folder
 from attnzoo.emotion.evaluation import evaluate, predict
 from attnzoo.emotion.model import AudioVisualModel
@@ -259,7 +260,7 @@ def test_a_step_takes_the_recipes_loss_of_every_pass() -> None:
     task = Task(Recipe.model_validate(settings), classes, data="").eval()  # without the noise of dropout and norms
     frames, sound = torch.randint(256, (3, 2, 3, 4, 32, 32), dtype=torch.uint8), torch.randn(3, 2, 1, 12, 16)
     labels = torch.tensor([0, 1, 2])
-    loss = task.training_step((frames, sound, labels), 0)
+    loss = task.training_step(Batch(frames, sound, torch.ones(3, dtype=torch.bool), labels), 0)
     terms = []
     for logits in task.model.passes(frames, sound):
         for scores, label in zip(logits.mean(1), labels.tolist(), strict=True):
