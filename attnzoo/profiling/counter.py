@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnzoo.inject import Attached, attentions
 from attnzoo.profiling.conventions import THOP, composite, cost_of, kind, tensors
 from attnzoo.profiling.cost import COUNTERS, Cost, Counter, Part
-from attnzoo.profiling.twin import Remembering, Uncopyable, fused_attention, look, opened, plain, twin, undisturbed
+from attnzoo.profiling.twin import Remembering, Uncopyable, call, fused_attention, opened, plain, twin, undisturbed
 
 Sizes = tuple[tuple[int, ...], ...]
 
@@ -77,6 +77,8 @@ def profile(
 def _cost(model: nn.Module, tally: "_Tally", saved: int | None, counter: Counter, size: Sizes, device: str) -> Cost:
     total = tally.sums[""]
     parameters = list(model.parameters())
+    held: dict[nn.Module, frozenset[Tensor]] = {}
+    _parameters(tally.modules[""], held)
     return Cost(
         params=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
@@ -93,8 +95,8 @@ def _cost(model: nn.Module, tally: "_Tally", saved: int | None, counter: Counter
         zeros=dict(tally.zeros[counter]),
         zeros_by_counter={name: dict(zeros) for name, zeros in tally.zeros.items()},
         unknown=tuple(sorted(tally.unknown)),
-        modules={path: tally.part([module], tally.sums[path]) for path, module in tally.modules.items()},
-        attention=tally.part(tally.attentions, tally.attention),
+        modules={path: tally.part(held[module], tally.sums[path]) for path, module in tally.modules.items()},
+        attention=tally.part(set().union(*(held[module] for module in tally.attentions)), tally.attention),
         device=device,
     )
 
@@ -111,11 +113,13 @@ def _measure(
     own = next((p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex()), None)
     with torch.device(device):
         inputs = [torch.rand(one, dtype=own) if dtype is None else torch.zeros(one, dtype=dtype) for one in size]
-        tally = _Tally(copied.eval(), counter, {id(t) for t in [*model.parameters(), *model.buffers()]})
-        with Remembering() if device == "meta" else contextlib.nullcontext():
-            with torch.no_grad(), _Whole(tally), tally:
-                copied(*inputs)
-            tally.release()
+        original = {id(t) for t in [*model.parameters(), *model.buffers()]}
+        remembering = Remembering() if device == "meta" else None
+        tally = _Tally(copied.eval(), counter, original, remembering)
+        with torch.no_grad(), _Whole(tally), tally:
+            copied(*inputs)
+        tally.release()
+        with remembering or contextlib.nullcontext():
             return tally, _saved(copied, inputs) if memory else None
 
 
@@ -154,14 +158,16 @@ class _Tally(TorchDispatchMode):
         model: a copy in eval mode, which gets hooks.
         counter: the convention of the subtotals.
         original: identities of the tensors of what it is a copy of, which are not to be touched.
+        remembering: gives the results of what was done before, if not None.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, model: nn.Module, counter: Counter, original: Set[int]) -> None:
+    def __init__(self, model: nn.Module, counter: Counter, original: Set[int], remembering: Remembering | None) -> None:
         super().__init__()
         self.counter = counter
         self.original = original
+        self.remembering = remembering
         self.modules: dict[str, nn.Module] = {}
         self.sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.attention: collections.Counter[str] = collections.Counter()
@@ -193,9 +199,8 @@ class _Tally(TorchDispatchMode):
             if attention:
                 self.attention.update(cost)
 
-    def part(self, modules: Sequence[nn.Module], total: Mapping[str, int]) -> Part:
-        """The share of some modules, given their sums."""
-        parameters = {p for module in modules for p in module.parameters()}
+    def part(self, parameters: Set[Tensor], total: Mapping[str, int]) -> Part:
+        """The share of some modules, given their parameters and their sums."""
         return Part(
             params=sum(p.numel() for p in parameters),
             macs=total["macs"],
@@ -246,16 +251,16 @@ class _Tally(TorchDispatchMode):
         if what not in ("product", "declared") and composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        out = func(*args, **kwargs)
+        key = call(func, args, kwargs)
+        out = func(*args, **kwargs) if self.remembering is None else self.remembering.run(func, args, kwargs, key)
         if what == "view":
             return out
         name = getattr(func, "overloadpacket", func).__name__
         if getattr(func, "namespace", "aten") != "aten":
             name = f"{func.namespace}::{name}"
-        if what in ("unknown", "declared"):
+        if key is None:
             cost = cost_of(func, args, kwargs, out)
         else:  # of the same shapes it is the same: networks repeat their blocks
-            key = func, look(args), look(tuple(kwargs.items()))
             if key not in self._costs:
                 self._costs[key] = cost_of(func, args, kwargs, out)
             cost = self._costs[key]
@@ -281,6 +286,15 @@ def _named(module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ())
         if child is not None and not any(child is each for each in (*above, module)):
             hidden = isinstance(module, Attached) and name == "base"
             yield from _named(child, path if hidden else f"{path}.{name}".lstrip("."), (*above, module))
+
+
+def _parameters(module: nn.Module, held: dict[nn.Module, frozenset[Tensor]]) -> frozenset[Tensor]:
+    """Of a module those of its own and of all below it; `held` gets them for each, gone through once for all."""
+    if module not in held:
+        held[module] = frozenset()  # for one that stands below itself
+        own = (p for p in module._parameters.values() if p is not None)
+        held[module] = frozenset(own).union(*(_parameters(child, held) for child in module.children()))
+    return held[module]
 
 
 class _Whole(TorchFunctionMode):

@@ -85,6 +85,8 @@ def twin(model: nn.Module, device: str) -> nn.Module:
     """
 
     def copied(t: Tensor) -> Tensor:
+        if t.is_meta and device == "meta":  # zeros_like is worked out in Python there
+            return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device)
         return torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
 
     memo: dict[int, Any] = {}
@@ -149,16 +151,42 @@ class Remembering(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        what = kind(func)
+        return self.run(func, args, kwargs, call(func, args, kwargs))
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
+        """The result of an operation, from memory if there was one of the same key.
+
+        Args:
+            func: an overload.
+            args: of the call.
+            kwargs: of the call.
+            key: `call` of the three; with None nothing is remembered.
+        """
         changes = isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable
-        if what in ("view", "declared", "unknown") or (changes and what != "pointwise") or "out" in kwargs:
+        if key is None or (changes and kind(func) != "pointwise") or "out" in kwargs:
             return func(*args, **kwargs)
-        key = func, look(args), look(tuple(kwargs.items()))
         if key not in self._made:
             out = func(*args, **kwargs)
             self._made[key] = look(out)
             return out
         return args[0] if changes else _like(self._made[key])
+
+
+def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What tells a call of an operation from others, but for the elements of tensors; None if those may matter.
+
+    Args:
+        func: an overload.
+        args: of the call.
+        kwargs: of the call.
+
+    >>> relu = torch.ops.aten.relu.default
+    >>> call(relu, (torch.zeros(2),), {}) == call(relu, (torch.ones(2),), {})
+    True
+    """
+    if kind(func) in ("view", "declared", "unknown"):
+        return None
+    return func, look(args), look(tuple(kwargs.items()))
 
 
 def look(value: Any) -> Any:
