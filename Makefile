@@ -23,7 +23,7 @@ demo: venv
 	$(if $(DATA),,$(BIN)/attnzoo data synth $(VIDEOS))
 	$(BIN)/attnzoo leaderboard run demo --data "$(VIDEOS)" --out $(OUT) $(STORE)
 	$(BIN)/attnzoo leaderboard show $(STORE)
-	$(BIN)/attnzoo predict "$$(ls -t $(OUT)/demo/mpe-seed0-*/model.pt | head -n 1)" tests/data/bigbuckbunny.mp4
+	$(BIN)/attnzoo predict "$$(ls -t $(OUT)/demo/mpe-seed0-*/model.safetensors | head -n 1)" tests/data/bigbuckbunny.mp4
 	$(BIN)/attnzoo leaderboard report $(STORE) --output $(OUT)/leaderboard.html
 
 test: venv

@@ -111,6 +111,7 @@ def inject(
     where: Mapping[str, Action] | None = None,
     identity: bool = False,
     replace_own: bool = False,
+    spatial_dims: int | None = None,
     **options: Any,
 ) -> M:
     """Put attention into a network, in place; its own state-dict keys and values stay as they are.
@@ -129,6 +130,8 @@ def inject(
         identity: start as an exact identity: x + alpha * (attention(x) - x) with a learnable alpha = 0, so that a
             pretrained network gives the same output at step 0 and still trains.
         replace_own: take the blocks' own attention out, such as the SE of timm's seresnet50; it stays otherwise.
+        spatial_dims: that of the network if None; 2 in a 3D network puts the 2D module on each frame on its own (its
+            keys are then `attn.attention.*`).
         **options: the module's own.
 
     Returns:
@@ -163,7 +166,7 @@ def inject(
             else f"{type(model).__name__} has no stages layer1, layer2, ...; give the residual network itself, or name "
             "the modules with where={'features.*': 'after'} or the like"
         )
-    pairs = [(place, _attention(model, found, place, identity, options)) for place in places]
+    pairs = [(place, _attention(model, found, place, identity, spatial_dims, options)) for place in places]
     for place in places if replace_own else ():
         if place.own is None or isinstance(place.own[1], Replaced):
             raise ValueError(f"replace_own=True: {place.path} is in no block with attention of its own (se, se_module)")
@@ -321,7 +324,14 @@ def _site(found: Spec, site: str | None) -> str:
     return at
 
 
-def _attention(model: nn.Module, found: Spec, place: Place, identity: bool, options: Mapping[str, Any]) -> nn.Module:
+def _attention(
+    model: nn.Module,
+    found: Spec,
+    place: Place,
+    identity: bool,
+    spatial_dims: int | None,
+    options: Mapping[str, Any],
+) -> nn.Module:
     """The module for one place, on the device and of the type of the network there."""
     if isinstance(place.child, Wrapper):
         there = next((m for m in place.child.modules() if isinstance(m, nd.Attention)), place.child)
@@ -334,7 +344,11 @@ def _attention(model: nn.Module, found: Spec, place: Place, identity: bool, opti
             f"identity=True: {found.name} would take the place of {place.path}, which is trained, "
             "so no start leaves the output as it was; use identity=False"
         )
-    shape = dict(place.shape)
+    shape, dims = dict(place.shape), place.spatial_dims if spatial_dims is None else spatial_dims
+    by_frame = (dims, place.spatial_dims) == (2, 3)
+    if dims != place.spatial_dims and (shape or not by_frame):
+        what = "a convolution is not replaced frame by frame" if by_frame else f"it has {place.spatial_dims}"
+        raise ValueError(f"spatial_dims={dims} at {place.path}: {what}; leave it out")
     if found.site != "conv" and shape:
         if shape["out_channels"] != place.channels or max(shape["stride"]) > 1:
             raise ValueError(
@@ -343,12 +357,14 @@ def _attention(model: nn.Module, found: Spec, place: Place, identity: bool, opti
             )
         shape = {}
     try:
-        attn = create(found.name, place.channels, spatial_dims=place.spatial_dims, **shape, **options)
+        attn = create(found.name, place.channels, spatial_dims=dims, **shape, **options)
     except ValueError as error:
         raise ValueError(
             f"{found.name} does not fit {place.path} with its {place.channels} channels: {error}"
         ) from None
     weight = _near(model, place.parent)
+    if by_frame:
+        attn = nd.Frames(attn)
     return (nd.Blend(attn) if identity else attn).to(weight.device, weight.dtype).train(model.training)
 
 

@@ -179,9 +179,14 @@ class Attention(nn.Module):
         channels: C; None leaves it to the module to refuse other features than it was made for.
         spatial_dims: the number of spatial axes, or None likewise.
 
+    Attributes:
+        branch_names: of the parallel branches that it weighs against each other; empty for most modules.
+
     Raises:
         ValueError: `channels` is not a positive number.
     """
+
+    branch_names: tuple[str, ...] = ()
 
     def __init__(self, channels: int | None = None, spatial_dims: int | None = None) -> None:
         super().__init__()
@@ -197,6 +202,10 @@ class Attention(nn.Module):
             return leaf
         attended: Tensor = super().__call__(x)
         return attended
+
+    def branch_weights(self, x: Tensor) -> Tensor:
+        """Weights (N, branches) for features x (N, C, *spatial), averaged over channels; each row sums to 1."""
+        raise NotImplementedError(f"{type(self).__name__} weighs no branches")
 
     def check(self, x: Tensor) -> None:
         """Refuse features that this module was not made for.
@@ -300,3 +309,24 @@ class Blend(nn.Module):
         """Blend features x (N, C, *spatial) with their attended form."""
         blend: Tensor = x + self.alpha * (self.attention(x) - x)
         return blend
+
+
+class Frames(nn.Module):
+    """2D attention on each frame of a video on its own: T is folded into the batch.
+
+    Args:
+        attention: 2D attention that keeps the shape of its input.
+
+    >>> Frames(nn.Identity())(torch.zeros(2, 4, 3, 7, 9)).shape
+    torch.Size([2, 4, 3, 7, 9])
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend to the frames of features x (N, C, T, H, W)."""
+        frames = x.transpose(1, 2)
+        attended: Tensor = self.attention(frames.flatten(0, 1)).reshape(frames.shape)
+        return attended.transpose(1, 2)

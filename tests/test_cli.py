@@ -145,7 +145,7 @@ def test_data_check_lists_every_defect(
     assert status == 2
     assert "1 unreadable (skipped)" in out
     lines = out.splitlines()
-    assert [line.split(": ")[:2] for line in lines[1:]] == [
+    assert [line.split(": ")[:2] for line in lines[1:4]] == [
         ["silent", "b/[silent].mp4"],
         ["short", "b/short.mp4"],
         ["unreadable", "b/text.mp4"],
@@ -275,7 +275,7 @@ def test_train_leaderboard_evaluate_predict(
 
     # One run is taken out of the store: it alone is stored again, from its checkpoint.
     with sqlite3.connect(store) as database:
-        (victim,) = database.execute("select id from runs where attn = 'se' and seed = 1").fetchone()
+        (victim,) = database.execute("select id from runs where row = 'se' and seed = 1").fetchone()
         database.execute("delete from runs where id = ?", (victim,))
     database.close()
     status, out, _ = attnzoo("leaderboard", "run", tiny, "--data", videos)

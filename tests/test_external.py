@@ -15,7 +15,8 @@ import attnzoo
 from attnzoo.cli import app
 from attnzoo.profiling.explain import beside, explain
 from attnzoo.profiling.external import External, measure, measure_all, pack
-from attnzoo.profiling.table import Attention, compare, sheet
+from attnzoo.profiling.layout import sheet
+from attnzoo.profiling.table import Attention, compare
 
 IMAGE = (1, 3, 64, 64)
 

@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None
     package = {
         p.relative_to(ROOT).as_posix()
         for p in (ROOT / "attnzoo").rglob("*")
-        if p.is_file() and p.suffix in (".py", ".typed", ".j2")
+        if p.is_file() and p.suffix in (".py", ".typed", ".j2", ".css", ".js")
     }
     recipes = {f"attnzoo/zoo_configs/{p.name}" for p in (ROOT / "zoo_configs").glob("*.yaml")}
     assert recipes
@@ -66,13 +66,13 @@ def test_extras_are_those_of_the_readme_and_all_holds_them() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    assert set(extras) == {"emotion", "leaderboard", "cluster", "postgres", "onnx", "bench", "dev", "all"}
+    assert set(extras) == {"emotion", "torchcodec", "leaderboard", "cluster", "postgres", "onnx", "bench", "dev", "all"}
     (everything,) = extras["all"].split()
-    assert everything == "attnzoo[emotion,leaderboard,cluster,postgres,onnx,bench]"
+    assert everything == "attnzoo[emotion,torchcodec,leaderboard,cluster,postgres,onnx,bench]"
 
 
 def test_a_missing_extra_names_the_command_that_brings_it(tmp_path: Path) -> None:
-    for package, extra, command in (("av", "emotion", "data check ."), ("plotly", "leaderboard", "leaderboard show")):
+    for package, extra, command in (("av", "emotion", "data check ."), ("jinja2", "leaderboard", "leaderboard show")):
         code = (
             f"import sys; sys.modules['{package}'] = None; sys.argv[1:] = '{command}'.split(); "
             "from attnzoo.cli import main; main()"

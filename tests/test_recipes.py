@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attnzoo.emotion.recipe import GridRecipe
+from attnzoo.emotion.grid import GridRecipe
 from attnzoo.recipes import find, load
 
 # table1.yaml is a recipe of cost, which tests/test_table1.py loads.
@@ -15,7 +15,8 @@ SHIPPED = sorted(p for p in (Path(__file__).parents[1] / "zoo_configs").glob("*.
 def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
     recipe = load(path.stem, GridRecipe)
     assert find(path.name).read_bytes() == path.read_bytes()
-    assert len({(r.model.attn.title, r.training.seed) for r in recipe.runs()}) == len(list(recipe.runs()))
+    trials = list(recipe.trials())
+    assert len({(t.label, t.recipe.training.seed, t.recipe.data.fold) for t in trials}) == len(trials) > 0
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,30 @@ def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
         ("name: a\ntraining: {epochs: true}\n", r"training\.epochs = True: must be a number"),
         ("name: a\ntraining: {lr: .inf}\n", r"training\.lr = inf: input should be a finite number"),
         ("name: a\ntraining: {lr: .nan}\n", r"training\.lr = nan: input should be a finite number"),
-        ("name: a\nclip: {std: [0.5, 0, 0.5]}\n", r"clip\.std\.1 = 0: input should be greater than 0"),
+        (
+            "name: a\nmodel:\n  visual: {backbone: a/b, normalisation: {mean: [0, 0, 0], std: [0.5, 0, 0.5]}}\n",
+            r"r\.yaml:3: model\.visual\.normalisation\.std\.1 = 0: input should be greater than 0",
+        ),
+        (
+            "name: a\nmodel:\n  visual: {backbone: a/b, normalisation: kinetic}\n",
+            r"r\.yaml:3: model\.visual\.normalisation = 'kinetic': must be one of half, kinetics, vaanet, imagenet, or n",
+        ),
+        (
+            "name: a\nmodel:\n  audio: {backbone: a/b, normalisation: imagenet}\n",
+            r"r\.yaml:2: model: audio\.normalisation is for frames; the model normalises cepstral coefficients itself$",
+        ),
+        (
+            "name: a\nmodel:\n  visual: {backbone: a/b, freeze: most}\n",
+            r"r\.yaml:3: model\.visual\.freeze = 'most': must be the number of the backbone's last frozen child, co",
+        ),
+        (
+            "name: a\nmodel:\n  visual: {backbone: a/b, freeze: -1}\n",
+            r"r\.yaml:3: model\.visual\.freeze = -1: must be the number .* counted from 0, or all$",
+        ),
+        (
+            "name: a\nmodel:\n  audio_attn: {name: se, streams: [visual]}\n",
+            r"r\.yaml:2: model: audio_attn is for the audio ResNet; leave its streams out",
+        ),
         ("name: a\naudio: {coefficients: 65}\n", r"r\.yaml:2: audio: coefficients=65 must be at most mels=64$"),
         ("name: a\naudio: {hop: 1.0e-5}\n", r"audio: hop=1e-05 s must be at least 1 samples of rate=16000"),
         (

@@ -16,10 +16,12 @@ import torch
 
 import attnzoo
 from attnzoo import cli
-from attnzoo.emotion.checkpoints import save
+from attnzoo.emotion.checkpoints import save, save_model
 from attnzoo.profiling import chart
-from attnzoo.profiling.report import Column, Sheet, render, write
-from attnzoo.profiling.table import Attention, Row, compare, sheet
+from attnzoo.profiling.layout import sheet
+from attnzoo.profiling.report import render, write
+from attnzoo.profiling.sheets import Column, Sheet
+from attnzoo.profiling.table import Attention, Row, compare
 
 # What every format has to escape, in a label and in the notes.
 NASTY = r"a|b & <i>c</i> 50%_#$ {d} ~^\ [e]"
@@ -92,6 +94,23 @@ def test_csv_of_different_tables_has_the_columns_of_all(report_sheet: Sheet) -> 
     assert [r["table"] for r in read] == ["other"] + ["timm/resnet18"] * 4
     assert read[0]["verdict"] == "a, b"
     assert read[0]["macs (G)"] == read[1]["verdict"] == ""
+
+
+def test_a_quantity_has_one_column_in_csv(report_sheet: Sheet) -> None:
+    """People read a module alone in millions and a network in billions; programs read one unit."""
+    module = sheet("eca", "", list(compare(attnzoo.create("eca", 64), [], input_size=(1, 64, 7, 7))), ["fvcore"])
+    alone, *networks = csv.DictReader(io.StringIO(render([module, report_sheet], "csv")))
+    assert (alone["macs (G)"], alone["flops_fvcore (G)"]) == ("1.92e-07", "1.92e-07")  # 3 weights at 64 channels
+    assert networks[0]["macs (G)"] == "1.814073344"
+    assert not any("(M)" in head for head in alone if head.startswith(("macs", "flops")))
+    assert "| 0.000003 | 0.000192 |" in render([module])
+
+
+def test_what_is_small_does_not_read_as_zero() -> None:
+    added = Column("macs_added", "added", "G", digits=4, signed=True)
+    texts = {5_760: "+0.0000058", -24: "-0.000000024", 0: "+0.0000", 49_999: "+0.000050", 50_001: "+0.0001"}
+    assert {value: added.text(value, "decimal") for value in texts} == texts
+    assert Column("params", "", "M").text(3, "binary") == "0.0000029"
 
 
 def test_json_holds_integers_and_a_version(rows: list[Row], report_sheet: Sheet) -> None:
@@ -239,6 +258,16 @@ def test_unknown_operations_and_those_counted_as_nothing_are_told() -> None:
     assert any("fvcore counts nothing for" in note and "abs" in note for note in notes)
 
 
+def test_a_network_that_ran_on_a_real_copy_is_told() -> None:
+    class Choosing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    rows = list(compare(Choosing(), [], input_size=(1, 2, 8, 8)))
+    assert any("run on a real copy, on the CPU: none." in note for note in sheet("", "", rows, ["fvcore"]).notes)
+    assert not any("real copy" in note for note in sheet("", "", list(compare(torch.nn.ReLU(), [])), ["macs"]).notes)
+
+
 def test_unknown_formats_and_units_are_named() -> None:
     with pytest.raises(ValueError, match=r"format 'pdf' must be one of rich, markdown, csv, json, latex, html"):
         render([], "pdf")
@@ -274,7 +303,8 @@ def test_charts_are_a_png_and_a_page_that_works_offline(report_sheet: Sheet, tmp
     (data,) = re.findall(r"Plotly\.newPlot\('chart0', \.\.\.(.*?), \{displaylogo", page)
     points, layout = json.loads(data)
     assert [len(site["x"]) for site in points] == [1]
-    assert [t for site in points for t in site["text"]] != []
+    (name,) = layout["annotations"]
+    assert (name["text"], [name["x"]], [name["y"]]) == ("mpe:groups=16", points[0]["x"], points[0]["y"])
     assert layout["xaxis"]["title"]["text"] == "parameters added (Mi)"
     assert "<i>" not in data
 
@@ -310,21 +340,21 @@ def test_profile_takes_modules_networks_recipes_and_checkpoints(run: Callable[..
     (tmp_path / "mine.yaml").write_text(json.dumps(recipe | {"grid": {"attn": ["none", "eca"]}}))
     recipe["model"]["attn"] = "se"  # type: ignore[index]
     told = {"recipe": recipe, "classes": ["calm", "joy"], "data": "4f1c", "history": []}
-    save({"attnzoo": told, "state_dict": {}}, tmp_path / "model.pt")
-    given = ["mpe:groups=4", "timm/resnet18", tmp_path / "mine.yaml", tmp_path / "model.pt"]
+    save_model({}, told, tmp_path / "run" / "model.safetensors")
+    save({"attnzoo": told, "state_dict": {}}, tmp_path / "last.ckpt")
+    trained = [tmp_path / "run", tmp_path / "run" / "model.safetensors", tmp_path / "last.ckpt"]
+    given = ["mpe:groups=4", "timm/resnet18", tmp_path / "mine.yaml", *trained]
     read = json.loads(run("profile", *given, "--channels", "64", "--size", "7", "--format", "json"))["tables"]
     assert [[row["attn"] for row in table["rows"]] for table in read] == [
         ["mpe:groups=4"],
         ["none"],
-        ["none", "eca"],
-        ["none", "eca"],
-        ["none", "se"],
-        ["none", "se"],
+        *[["none", "eca"]] * 2,
+        *[["none", "se"]] * 6,
     ]
     module = attnzoo.profile(attnzoo.create("mpe", 64, groups=4), (1, 64, 7, 7))
     assert (read[0]["rows"][0]["param_count"], read[0]["rows"][0]["macs"]) == (module.params, module.macs)
     assert read[0]["rows"][0]["img_size"] == "7x7"
-    assert [table["rows"][0]["img_size"] for table in read[2:]] == ["16x112x112", "32x128"] * 2
+    assert [table["rows"][0]["img_size"] for table in read[2:]] == ["16x112x112", "32x128"] * 4
     whole = attnzoo.profile(attnzoo.create("se", 64, spatial_dims=3), (1, 64, 4, 7, 8))
     (table,) = json.loads(run("profile", "se", "--channels", "64", "--size", "4", "7", "8", "--format", "json"))[
         "tables"
@@ -368,5 +398,9 @@ def test_the_format_follows_the_file_and_a_folder_gets_a_name(run: Callable[...,
     ):
         assert run("profile", "se", "--output", tmp_path / name) == ""
         assert (tmp_path / name).read_text().startswith(start)
-    run("profile", "timm/resnet18", "--output", tmp_path, "--format", "csv")
-    assert (tmp_path / "profile-timm_resnet18-fvcore.csv").exists()
+    run("profile", "timm/resnet18", "se", "--output", tmp_path, "--format", "csv")
+    assert (tmp_path / "profile-timm_resnet18-se-fvcore.csv").exists()
+    run("profile", "se", "--output", f"{tmp_path}/new/folder/")
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["profile-se-fvcore.txt"]
+    run("profile", "se", "--output", tmp_path / "other" / "a.csv")
+    assert (tmp_path / "other" / "a.csv").is_file()

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +19,12 @@ from attnzoo import cli
 from attnzoo.backbones import create_backbone
 from attnzoo.backbones.resnet3d import resnet3d
 from attnzoo.profiling import paper
+from attnzoo.profiling.latency import time_forward
+from attnzoo.profiling.layout import sheet
 from attnzoo.profiling.paper import Result, judge
 from attnzoo.profiling.recipe import Paper, TableRecipe, read
-from attnzoo.profiling.table import Attention, compare, compare_all, sheet
+from attnzoo.profiling.report import render
+from attnzoo.profiling.table import Attention, compare, compare_all
 from attnzoo.registry import Spec, spec, unregister
 
 M, G = 10**6, 10**9
@@ -167,14 +171,59 @@ def test_what_does_not_fit_is_a_row_that_says_so() -> None:
 def test_several_processes_count_the_same_in_the_same_order() -> None:
     attns = [Attention(name, {}, site) for site in ("mid", "out") for name in ("se", "eca", "sa")]
     jobs = [(partial(resnet3d, 10, widen_factor=0.25), (1, 3, 4, 32, 32))]
-    alone, together = (list(compare_all(jobs, attns, workers=n)) for n in (1, 2))
+    told: list[tuple[int, int]] = []
+    alone, together = (
+        list(compare_all(jobs, attns, workers=n, progress=lambda *counts: told.append(counts))) for n in (1, 2)
+    )
     assert alone == together
+    assert told == [(n, 7) for n in range(1, 8)] * 2
     assert [row.attn for row in alone[0]] == ["none", "se", "eca", "sa", "se", "eca", "sa"]
+
+
+def test_what_no_network_can_take_is_told_once() -> None:
+    """A ViT has no stages; every row says no, and one note says why."""
+    rows = list(compare(build("timm/vit_tiny_patch16_224"), [Attention("se"), Attention("eca")], skip_misfits=True))
+    shown = sheet("vit", "", rows, ["fvcore"])
+    assert [row.cost is None for row in rows] == [False, True, True]
+    (note,) = (note for note in shown.notes if "has no stages" in note)
+    assert note.startswith("se at site out, eca at site out: VisionTransformer has no stages")
+    assert all(
+        "has no stages" in line["misfit"] for line in list(csv.DictReader(io.StringIO(render([shown], "csv"))))[1:]
+    )
+
+
+class Slow(nn.Module):
+    """A forward that takes a second of a clock that only it moves."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+        self.trained = nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.clock[0] += 1 if len(self.clock) == 1 else self.clock.pop()
+        assert not self.trained.training
+        return x
+
+
+def test_latency_takes_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    model = Slow(clock)
+    model.trained.eval()
+    for seconds, passes, taken in ((2.0, 5, 2), (0.0, 5, 2), (100.0, 5, 6), (3.5, 5, 4)):
+        clock[:] = [0.0]
+        assert time_forward(model, (1, 3), passes, seconds) == 1
+        assert clock[0] == taken  # one of them to warm up
+    clock[:] = [0.0, 9.0]  # the first takes long
+    assert time_forward(model, (1, 3)) == 1
+    assert (model.training, model.trained.training) == (True, False)
 
 
 def test_latency_is_measured_on_a_named_machine() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     rows = list(compare(model, [], input_size=(1, 3, 16, 16), latency=True))
+    assert model.training
     shown = sheet("tiny", "", rows, ["fvcore"])
     assert shown.records[0]["latency_ms"] > 0
     assert any("median of 5" in note and f"torch {torch.__version__}" in note for note in shown.notes)
@@ -196,6 +245,29 @@ def test_latency_is_measured_on_a_named_machine() -> None:
         ("paper: {ROW, attn: se, params: 49.30}\n", r"t\.yaml:2: .*params = 49\.3: put it in quotes"),
         ("paper: {ROW, attn: se, params: '49,3'}\n", r"t\.yaml:2: .*params = '49,3'"),
         ("paper: {ROW, attn: se, params: '1', reason: 'only {plane}'}\n", r"\{plane\} is not known; there are "),
+        ("paper: {ROW, attn: se, params: '1', reason: 'only {}'}\n", r"\{\} is not known; there are "),
+        ("paper: {ROW, attn: se, params: '1', reason: 'only {params_plain.x}'}\n", r"\{params_plain\.x\} is not known"),
+        (
+            "paper: {ROW, attn: se, params: '1', reason: '{params_plain:.2f}'}\n",
+            r"params_plain is filled in .* no format",
+        ),
+        (
+            "paper: {ROW, attn: se, params: '1', reason: '{params_plain!r}'}\n",
+            r"params_plain is filled in .* no format",
+        ),
+        (
+            "paper: {ROW, attn: se, params: '1', reason: 'a {set'}\n",
+            r"a brace of the text itself is written \{\{ or \}\}",
+        ),
+        (
+            "paper: {ROW, attn: se, params: '1', reason: 'a set}'}\n",
+            r"a brace of the text itself is written \{\{ or \}\}",
+        ),
+        ("", r"t\.yaml:1: recipe: names nothing to count; give paper:, protocol: or both"),
+        ("paper: {title: t, network: timm/resnet18, rows: []}\n", r"t\.yaml:2: paper\.rows = \[\]: names nothing"),
+        ("NETWORKS  attn: []\n", r"t\.yaml:4: protocol\.attn = \[\]: names nothing"),
+        ("protocol: {networks: []}\n", r"t\.yaml:2: protocol\.networks = \[\]: names nothing"),
+        ("NETWORKS  attn: [se]\n  sites: {}\n", r"t\.yaml:2: protocol: there is no site for any module of attn"),
     ],
 )
 def test_errors_of_recipes_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
@@ -208,6 +280,35 @@ def test_errors_of_recipes_name_file_and_line(tmp_path: Path, text: str, message
     with pytest.raises(ValueError, match=message) as error:
         read(path, build)
     assert "\n" not in str(error.value)
+
+
+# Ctrl-C as a terminal sends it, to the processes that count too, once there are any.
+INTERRUPTED = """
+import multiprocessing, os, signal, threading, time
+from functools import partial
+from attnzoo.backbones.resnet3d import resnet3d
+from attnzoo.profiling.table import Attention, compare_all
+
+def interrupt():
+    while not multiprocessing.active_children():
+        time.sleep(0.01)
+    os.killpg(0, signal.SIGINT)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt).start()
+    try:
+        list(compare_all([(partial(resnet3d, 101), None)], [Attention("se")] * 1000, workers=2))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_all_processes_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(INTERRUPTED)
+    command = [sys.executable, str(tmp_path / "run.py")]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=300, check=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
 @pytest.fixture
@@ -258,11 +359,14 @@ def test_the_command_prints_both_tables(run: Callable[..., tuple[int, str, str]]
     status, out, err = run(*once, "--format", "csv", "--units", "binary")
     assert (status, err) == (0, "")
     printed, plain, se = csv.DictReader(io.StringIO(out))
-    # A paper's numbers stay as printed, and in its own units.
+    # A paper's numbers stay as printed, and in its own units; ours have one column.
     assert (printed["paper_param_count (M)"], printed["paper_flops (G)"]) == ("11.78", "1.82")
     assert printed["verdict"] == "equal as printed"
-    assert float(printed["param_count (M)"]) * M == float(se["param_count (Mi)"]) * 2**20
-    assert plain["param_count (M)"] == printed["param_count (Mi)"] == ""
+    assert (
+        round(float(printed["param_count (Mi)"]) * 2**20) == round(float(se["param_count (Mi)"]) * 2**20) == 11_776_552
+    )
+    assert plain["paper_param_count (M)"] == ""
+    assert "param_count (M)" not in printed
     status, out, err = run(*once, "--output", tmp_path)
     assert (status, out) == (0, "")
     assert "wrote" in err
@@ -283,6 +387,16 @@ def test_the_command_prints_both_tables(run: Callable[..., tuple[int, str, str]]
         ("profile timm/resnet18 --output small.yaml/x.csv", ["cannot write small.yaml/x.csv"]),
         ("profile timm/resnet18 --counter fvcore,flops", ["'flops'", "fvcore"]),
         ("profile se --attn mpe", ["se is an attention module itself"]),
+        ("profile sse", ["backbone 'sse' must be one of timm/NAME", "or the module se"]),
+        ("profile timm/resnet18 --site mid", ["--site and --stages say where attention goes", "--attn"]),
+        ("profile timm/resnet18 --channels 8", ["--channels and --size are of the input of an attention module"]),
+        ("profile timm/resnet18 --num-classes -1", ["'--num-classes'", "greater than or equal to 1"]),
+        (
+            "profile timm/resnet18 --output small.yaml/",
+            ["cannot write small.yaml/", "is no folder that can be written to"],
+        ),
+        ("table small.yaml --chart small.yaml/cost.png", ["cannot write small.yaml/cost.png"]),
+        ("table small.yaml --set paper=null protocol=null", ["names nothing to count"]),
         ("profile sa:groups=7", ["channels=256", "2 * groups=14"]),
         ("profile nowhere.yaml", ["there is no recipe nowhere.yaml"]),
         ("profile table1", ["table1.yaml:"]),

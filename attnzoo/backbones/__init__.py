@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from attnzoo.backbones.resnet3d import DEPTHS, resnet3d
-from attnzoo.backbones.weights import load_weights
+from attnzoo.backbones.weights import load_state, load_weights, shortcut_of
 from attnzoo.inject import inject
 from attnzoo.official import identify, load
 from attnzoo.sites import Action, Blocks
@@ -27,11 +27,13 @@ def create_backbone(
     where: Mapping[str, Action] | None = None,
     identity: bool = False,
     replace_own: bool = False,
+    spatial_dims: int | None = None,
     attn_options: dict[str, Any] | None = None,
     num_classes: int | None = None,
     in_channels: int = 3,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    inflate: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """A residual network with the attention of your choice.
@@ -40,18 +42,22 @@ def create_backbone(
         name: "timm/resnet101", "torchvision/resnet50", "resnet3d/101", ..., or the path of a file that a module's
             authors released (see `attnzoo.official`), for their network and its weights.
         attn: a name of `list_modules()`, or None for the plain network.
-        stages: see `attnzoo.inject`, as blocks, site, where, identity and replace_own.
+        stages: see `attnzoo.inject`, as blocks, site, where, identity, replace_own and spatial_dims.
         blocks: which blocks of the stages.
         site: where in a block; the module's own site if None.
         where: patterns of paths, instead of stages, blocks and site.
         identity: start as an exact identity.
         replace_own: take the network's own attention out.
+        spatial_dims: 2 for attention to each frame of a 3D network on its own.
         attn_options: the module's own options.
         num_classes: classes of the head; 0 for none, the output is then (N, num_features); None for 1000, or for as
             many as a released file has.
         in_channels: C of the input, (N, C, H, W) or (N, C, T, H, W).
         pretrained: load the weights that timm or torchvision publish (they are downloaded).
-        weights: a file with a state dict to load, of any number of classes (see `attnzoo.backbones.weights`).
+        weights: a file with a state dict to load, of any number of classes (see `attnzoo.backbones.load_weights`); the
+            shortcut of a resnet3d is that of the file, unless it is given.
+        inflate: a 2D network, as in "timm/resnet50", whose published weights (they are downloaded) a resnet3d starts
+            from (see `attnzoo.backbones.weights.inflate`).
         **options: passed on to the network's own constructor, such as widen_factor of resnet3d.
 
     Returns:
@@ -81,21 +87,28 @@ def create_backbone(
         "where": where,
         "identity": identity,
         "replace_own": replace_own,
+        "spatial_dims": spatial_dims,
     }
     if attn is None:
         for option, value in {**placement, "attn_options": attn_options}.items():
             if value:
                 raise ValueError(f"{option}={value} without attn; name a module, as in attn='mpe'")
     if family not in FAMILIES:
-        if pretrained or weights is not None:
-            raise ValueError(f"{name} has its own weights; leave pretrained and weights out")
+        if pretrained or weights is not None or inflate is not None:
+            raise ValueError(f"{name} has its own weights; leave pretrained, weights and inflate out")
         model = load(identify(name), name, **options)
         _fit(model, num_classes, in_channels)
     else:
+        if inflate is not None and (family != "resnet3d" or weights is not None):
+            raise ValueError(f"inflate={inflate} is for a resnet3d without other weights; leave it out")
+        if family == "resnet3d" and weights is not None:
+            options = {"shortcut": shortcut_of(weights), **options}
         make = {"timm": _timm, "torchvision": _torchvision, "resnet3d": _resnet3d}[family]
         model = make(variant, 1000 if num_classes is None else num_classes, in_channels, pretrained, options)
     if weights is not None:
         load_weights(model, weights)
+    if inflate is not None:
+        load_state(model, create_backbone(inflate, pretrained=True).state_dict(), inflate)
     if attn is not None:
         inject(model, attn, **placement, **attn_options or {})
     return model
@@ -145,7 +158,10 @@ def _fit(model: Any, num_classes: int | None, in_channels: int) -> None:
 
 def _resnet3d(variant: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     if pretrained:
-        raise ValueError("resnet3d publishes no weights to download; give a Kinetics file as weights=PATH")
+        raise ValueError(
+            "resnet3d publishes no weights to download; give a Kinetics file as weights=PATH, "
+            f"or take those of a 2D network by inflate=timm/resnet{variant}"
+        )
     if not variant.isdigit() or int(variant) not in DEPTHS:
         raise ValueError(_unknown("resnet3d", variant, [str(d) for d in DEPTHS]))
     valid = [p.name for p in inspect.signature(resnet3d).parameters.values() if p.kind is p.KEYWORD_ONLY]

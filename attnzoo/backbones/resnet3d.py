@@ -12,6 +12,7 @@ Shortcut = Literal["A", "B"]
 # Depth -> (bottleneck?, blocks of each stage).
 DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
     10: (False, (1, 1, 1, 1)),
+    14: (True, (1, 1, 1, 1)),  # not among the authors'; the smallest with bottlenecks
     18: (False, (2, 2, 2, 2)),
     34: (False, (3, 4, 6, 3)),
     50: (True, (3, 4, 6, 3)),
@@ -196,7 +197,7 @@ def resnet3d(
     """A Kinetics 3D ResNet.
 
     Args:
-        depth: 10, 18, 34 (basic blocks), 50, 101, 152 or 200 (bottlenecks).
+        depth: 10, 18, 34 (basic blocks), 14, 50, 101, 152 or 200 (bottlenecks).
         num_classes: classes of the head; 0 for none.
         in_channels: C of the input (N, C, T, H, W).
         shortcut: "B" for a 1x1x1 convolution with norm, "A" for padding (the old Kinetics files of 18 and 34 layers).

@@ -1,7 +1,7 @@
 """attnzoo leaderboard."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from attnzoo.cli.shared import (
     StoreOption,
     app,
     console,
-    data_root,
+    data_of,
     echo,
     read_recipe,
     read_videos,
@@ -24,6 +24,11 @@ from attnzoo.cli.shared import (
 
 board_app = typer.Typer(no_args_is_help=True, help="Train a grid of attentions and seeds, and compare.")
 app.add_typer(board_app, name="leaderboard")
+Trials = Annotated[
+    int | None, typer.Option(min=1, help="repetitions of each row: the folds of the recipe, then further seeds")
+]
+Tiny = Annotated[bool, typer.Option("--tiny", help="small networks and clips, two epochs: to see that it runs")]
+BaselineOption = Annotated[str | None, typer.Option(help="row to compare with; by default the one without attention")]
 
 
 @board_app.command("run", cls=Greedy)
@@ -33,47 +38,124 @@ def board_run(
     out: Annotated[Path, typer.Option(help="folder for the checkpoints")] = Path("runs"),
     store: StoreOption = STORE,
     change: Sets = None,
+    trials: Trials = None,
+    small: Tiny = False,
 ) -> None:
     """Train the grid of a recipe; finished runs are not repeated, an interrupted one goes on."""
     from attnzoo.leaderboard.run import run_grid
     from attnzoo.leaderboard.store import Store
 
-    full = read_recipe(recipe, data, change)
-    folder = read_videos(data_root(full), full.clip.frames)
-    with Store(store) as runs, resumable(f"finished runs are in {store}"):
+    full = _grid(recipe, data, change, trials, small)
+    folder = read_videos(data_of(full), full.clip.frames)
+    with Store(store) as runs, resumable(f"finished runs are in {runs.name}"):
         run_grid(full, folder, runs, out / full.name, console)
-    console.print(f"see them with: attnzoo leaderboard show --store {store}", highlight=False, soft_wrap=True)
+    console.print(f"see them with: attnzoo leaderboard show --store {runs.name}", highlight=False, soft_wrap=True)
+
+
+@board_app.command("plan", cls=Greedy)
+def board_plan(
+    recipe: RecipeArgument,
+    data: DataDir = None,
+    store: StoreOption = STORE,
+    change: Sets = None,
+    trials: Trials = None,
+    small: Tiny = False,
+) -> None:
+    """List the runs of a grid with parameters, MACs and an estimate of the time, without training any."""
+    from attnzoo.leaderboard.plan import plan, render
+    from attnzoo.leaderboard.store import Store
+
+    full = _grid(recipe, data, change, trials, small)
+    folder = read_videos(data_of(full), full.clip.frames) if full.data.root else None
+    finished: list[str] = []
+    if "://" in store or Path(store).is_file():
+        with Store(store, create=False) as runs:
+            finished = list(runs.ids())
+    show(render(plan(full, folder, finished), full))
+
+
+def _grid(recipe: str, data: Path | None, change: list[str] | None, trials: int | None, small: bool) -> Any:
+    from attnzoo.emotion.grid import tiny
+
+    full = read_recipe(recipe, data, change)
+    full = tiny(full) if small else full
+    return full.repeated(trials) if trials else full
 
 
 @board_app.command("show")
 def board_show(
     board: Annotated[str | None, typer.Argument(help="name of the recipe; all by default")] = None,
     store: StoreOption = STORE,
+    baseline: BaselineOption = None,
 ) -> None:
     """Print the leaderboard."""
+    from attnzoo.leaderboard.board import summarise
     from attnzoo.leaderboard.report import table
-    from attnzoo.leaderboard.stats import summarise
     from attnzoo.leaderboard.store import Store
 
     with Store(store, create=False) as opened:
         boards = [board] if board else opened.boards()
         if not boards:
-            echo(f"no runs yet in {store}; make some with: attnzoo leaderboard run RECIPE --store {store}")
+            echo(f"no runs yet in {opened.name}; make some with: attnzoo leaderboard run RECIPE --store {opened.name}")
         for name in boards:
-            runs = opened.runs(name)
-            show(table(summarise(runs), runs))
+            show(table(summarise(opened.runs(name), baseline)))
 
 
 @board_app.command("report")
 def board_report(
     board: Annotated[str | None, typer.Argument(help="name of the recipe, where the store holds several")] = None,
     store: StoreOption = STORE,
-    output: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("leaderboard.html"),
+    output: Annotated[
+        Path, typer.Option(help="the file to write: .html (works offline), .png or .svg, .md or .tex")
+    ] = Path("leaderboard.html"),
+    baseline: BaselineOption = None,
 ) -> None:
-    """Write the leaderboard as one HTML page that works offline."""
-    from attnzoo.leaderboard.report import write_page
+    """Write the leaderboard as a page, a figure or a table for a paper."""
+    from attnzoo.leaderboard.report import check, write
+    from attnzoo.leaderboard.store import Store
+
+    check(output)
+    with Store(store, create=False) as opened:
+        write(opened.runs(board), output, baseline=baseline)
+    console.print(f"wrote {output.resolve().as_uri()}", highlight=False, soft_wrap=True)
+
+
+@board_app.command("export")
+def board_export(
+    output: Annotated[Path, typer.Argument(help="the file to write")],
+    store: StoreOption = STORE,
+    board: Annotated[str | None, typer.Option(help="name of the recipe; all by default")] = None,
+    format: Annotated[str | None, typer.Option(help="csv or json; by default that of the file's suffix")] = None,
+) -> None:
+    """Write runs into a file: CSV, a line for each in timm's columns, or JSON, which says all and can be imported."""
+    from attnzoo.leaderboard.exchange import export
     from attnzoo.leaderboard.store import Store
 
     with Store(store, create=False) as opened:
-        write_page(opened.runs(board), output)
-    console.print(f"wrote {output.resolve().as_uri()}", highlight=False, soft_wrap=True)
+        runs = opened.runs(board)
+        if not runs:
+            raise ValueError(f"there are no runs in {opened.name}; make some with: attnzoo leaderboard run RECIPE")
+        export(runs, output, format)
+    echo(f"wrote {_runs(len(runs))} to {output}")
+
+
+@board_app.command("import")
+def board_import(
+    other: Annotated[str, typer.Argument(help="a store (file or URL), or a JSON file that `export` wrote")],
+    store: StoreOption = STORE,
+) -> None:
+    """Take over the runs of another store; a run that both have is kept once, as it is here."""
+    from attnzoo.leaderboard.exchange import read
+    from attnzoo.leaderboard.store import Store
+
+    runs = read(other)
+    with Store(store) as opened:
+        added, known, different = opened.merge(runs)
+    echo(f"{opened.name}: {_runs(added)} added, {known} there already")
+    if different:
+        ids = ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
+        echo(f"{_runs(len(different))} that both have differ: trained twice; kept as they are here: {ids}")
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"

@@ -1,11 +1,12 @@
 """attnzoo profile, attnzoo table."""
 
+import difflib
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -38,15 +39,17 @@ def profile_command(
         typer.Argument(
             metavar="backbone",
             help="one or more of: timm/NAME, torchvision/NAME, resnet3d/DEPTH, a released file, an attention module, "
-            "an emotion recipe, a model.pt of `attnzoo train`",
+            "an emotion recipe, a model.safetensors of `attnzoo train`",
         ),
     ],
     attn: Attns = None,
     site: Annotated[str | None, typer.Option(help="out, mid, conv or stage; by default each module's own")] = None,
     stages: Annotated[list[int] | None, typer.Option(help="stages that get attention: 3 4")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="classes of the head: 1000, or those of the file")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="classes of the head: 1000, or those of the file")
+    ] = None,
     input_size: Annotated[list[int] | None, typer.Option(help="N C [T] H W")] = None,
-    channels: Annotated[int, typer.Option(min=1, help="C of the input of an attention module")] = 256,
+    channels: Annotated[int | None, typer.Option(min=1, help="C of the input of an attention module; 256")] = None,
     size: Annotated[list[int] | None, typer.Option(help="[T] H W of its input; 28 is 28 x 28")] = None,
     counter: Annotated[
         str,
@@ -63,8 +66,10 @@ def profile_command(
     """Print parameters, FLOPs and bytes moved of networks, plain and with each attention."""
     from attnzoo.profiling.explain import beside
     from attnzoo.profiling.external import TOOLS
+    from attnzoo.profiling.layout import parts, sheet
     from attnzoo.profiling.report import check
-    from attnzoo.profiling.table import Attention, compare, counters_of, parts, sheet
+    from attnzoo.profiling.table import Attention, compare, counters_of
+    from attnzoo.registry import list_modules
 
     form = _format(form, output)
     check(form, units)
@@ -76,9 +81,13 @@ def profile_command(
         for name, options in map(parse_attention, attn or ())
         if name != "none"  # which is there already
     ]
+    if (site or stages) and not attns:
+        raise ValueError("--site and --stages say where attention goes; name some with --attn")
+    if (channels or size) and not any(parse_attention(given)[0] in list_modules() for given in backbone):
+        raise ValueError("--channels and --size are of the input of an attention module; for others give --input-size")
     sheets = []
     for given in backbone:
-        for each in _subjects(given, num_classes, channels, size):
+        for each in _subjects(given, num_classes, channels or 256, size):
             if attns and each.label:
                 raise ValueError(f"{given} is an attention module itself; leave --attn out, or name a network for it")
             rows = list(
@@ -93,11 +102,12 @@ def profile_command(
             costs = sheet(each.name, each.name, rows, counters)
             if tools:
                 models = [each.network, *(a.put_into(each.network) for a in attns or each.attns)]
-                costs = beside(costs, rows, models, tools)
+                with progress_bar(f"running {' and '.join(tools)}"):
+                    costs = beside(costs, rows, models, tools)
             sheets.append(costs)
             for row in rows if depth else ():
                 sheets.append(parts(each.name, row, depth))
-    _report(sheets, form, units, output, f"profile-{sheets[0].name}-{counters[0]}")
+    _report(sheets, form, units, output, f"profile-{'-'.join(backbone)}-{counters[0]}")
 
 
 @app.command("table", cls=Greedy)
@@ -113,9 +123,10 @@ def table_command(
 ) -> None:
     """Hold a paper's table of costs against ours, and compare every module under one protocol."""
     from attnzoo.profiling import paper
+    from attnzoo.profiling.layout import sheet
     from attnzoo.profiling.recipe import read
     from attnzoo.profiling.report import check
-    from attnzoo.profiling.table import compare_all, sheet
+    from attnzoo.profiling.table import compare_all
 
     form = _format(form, output)
     unit = check(form, units)
@@ -123,20 +134,27 @@ def table_command(
         from attnzoo.profiling import chart as charts
 
         charts.check(chart)
-    full = read(recipe, _on_meta, dict(assignment(c) for c in change or ()))
+    build = cache(_on_meta)
+    full = read(recipe, build, dict(assignment(c) for c in change or ()))
     sheets, costs = [], []
     if full.paper:
-        sheets.append(paper.sheet(full.paper, list(paper.measure(full.paper, _on_meta))))
+        results: list[paper.Result] = []
+        with progress_bar("the paper's rows") as progress:
+            for result in paper.measure(full.paper, build):
+                results.append(result)
+                progress(len(results), len(full.paper.rows))
+        sheets.append(paper.sheet(full.paper, results))
     if full.protocol:
         networks = full.protocol.networks
-        make = _network if latency else _on_meta
+        make = _network if latency else build if workers == 1 else _on_meta
         builds = [(partial(make, n.backbone, n.num_classes), n.input_size) for n in networks]
-        with progress_bar("counting") as progress:
-            placed = list(full.protocol.placed())
-            compared = compare_all(builds, placed, counter=full.counter, latency=latency, workers=workers)
+        placed = list(full.protocol.placed())
+        with progress_bar("timing" if latency else "counting") as progress:
+            compared = compare_all(
+                builds, placed, counter=full.counter, latency=latency, workers=workers, progress=progress
+            )
             for network, rows in zip(networks, compared, strict=True):
                 costs.append(sheet(network.backbone, network.title, rows, [full.counter]))
-                progress(len(costs), len(networks))
     if chart is not None:
         charts.draw(costs, chart, unit)
     _report([*sheets, *costs], form, units, output, f"table-{full.name}-{full.counter}")
@@ -186,10 +204,15 @@ def _subjects(given: str, num_classes: int | None, channels: int, size: list[int
         with suppress(FileNotFoundError):  # then it is no recipe
             recipe = find(given)
     if recipe is None and not _is_checkpoint(path):
-        yield _Subject(given, _on_meta(given, num_classes))
+        try:
+            network = _on_meta(given, num_classes)
+        except ValueError as error:
+            near = difflib.get_close_matches(name, list_modules(), n=1)
+            raise ValueError(f"{error}; or the module {near[0]}" if near else str(error)) from error
+        yield _Subject(given, network)
         return
     from attnzoo.emotion.cost import streams
-    from attnzoo.emotion.recipe import GridRecipe
+    from attnzoo.emotion.grid import GridRecipe
 
     settings = load(recipe, GridRecipe) if recipe else checkpoint_recipe(path)
     for stream in streams(settings):
@@ -198,11 +221,11 @@ def _subjects(given: str, num_classes: int | None, channels: int, size: list[int
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of `attnzoo train`, and not a released one."""
+    """Whether a path is the folder of `attnzoo train` or a checkpoint in it, and not a released file."""
     import torch
 
-    if not path.is_file():
-        return False
+    if path.suffix == ".safetensors" or not path.is_file():
+        return path.is_dir() or (path.is_file() and path.with_suffix(".json").is_file())
     try:
         content = torch.load(path, map_location="meta", weights_only=True)
     except Exception:  # another format, which whoever reads it explains
@@ -210,29 +233,35 @@ def _is_checkpoint(path: Path) -> bool:
     return isinstance(content, dict) and "attnzoo" in content
 
 
-def _format(form: str | None, output: Path | None) -> str:
+def _format(form: str | None, output: str | None) -> str:
     """The format asked for, or that of the output file, which must have a place: nothing is counted in vain."""
-    from attnzoo.profiling.report import SUFFIXES
+    from attnzoo.profiling.report import SUFFIXES, check_place
 
-    folder = output if output is None or output.is_dir() else output.parent
-    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(f"cannot write {output}: {folder} is no folder that can be written to")
+    if output is None:
+        return form or "rich"
+    path = Path(output, "*") if _is_folder(output) else Path(output)
+    check_place(path)
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
-    if form is None and output is not None and not output.is_dir() and output.suffix[1:] not in by_suffix:
+    if form is None and not _is_folder(output) and path.suffix[1:] not in by_suffix:
         suffixes = ", ".join(f".{suffix}" for suffix in by_suffix)
         raise ValueError(f"{output} has no suffix that tells its format ({suffixes}); give it one, or --format")
-    return form or by_suffix.get(output.suffix[1:] if output else "", "rich")
+    return form or by_suffix.get(path.suffix[1:], "rich")
 
 
-def _report(sheets: list[Any], form: str, units: Any, output: Path | None, name: str) -> None:
+def _is_folder(output: str) -> bool:
+    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def _report(sheets: list[Any], form: str, units: Any, output: str | None, name: str) -> None:
     """Print a report, or write it; into a folder as NAME.SUFFIX."""
     from attnzoo.profiling.report import SUFFIXES, notes, render, table, write
 
     if output is not None:
-        if output.is_dir():
-            output = output / f"{re.sub('[^A-Za-z0-9.-]+', '_', name)}.{SUFFIXES[form]}"
-        write(output, render(sheets, form, units))
-        Console(stderr=True).print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+        path = Path(output)
+        if _is_folder(output):
+            path /= f"{re.sub('[^A-Za-z0-9.-]+', '_', name)[:200]}.{SUFFIXES[form]}"
+        write(path, render(sheets, form, units))
+        Console(stderr=True).print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     elif form == "rich":
         for each in sheets:
             echo(each.title)

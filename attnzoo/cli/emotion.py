@@ -1,22 +1,27 @@
-"""attnzoo data, train, evaluate, predict."""
+"""attnzoo train, evaluate, explain, predict, export."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from attnzoo.cli.shared import (
+    AnnotationsOption,
     Attn,
     CheckpointArgument,
     DataDir,
     Greedy,
+    Layout,
     RecipeArgument,
     Sets,
     app,
     checkpoint_recipe,
     console,
-    data_root,
+    data_of,
+    echo,
+    folder_of,
     parse_attention,
     progress_bar,
     read_recipe,
@@ -24,54 +29,6 @@ from attnzoo.cli.shared import (
     resumable,
     show,
 )
-
-data_app = typer.Typer(no_args_is_help=True, help="Folders of videos: look through one, make a synthetic one.")
-app.add_typer(data_app, name="data")
-
-
-@data_app.command("synth", cls=Greedy)
-def data_synth(
-    directory: Annotated[Path, typer.Argument(help="folder to write, new or empty")],
-    classes: Annotated[
-        list[str] | None, typer.Option(help="names of 3 to 16 classes; the six of Ekman by default")
-    ] = None,
-    per_class: Annotated[int, typer.Option(help="videos of each class")] = 30,
-    seconds: Annotated[float, typer.Option(help="length of a video")] = 3.0,
-    without: Annotated[list[str] | None, typer.Option(help="cues that shall not tell the class: micro pitch")] = None,
-    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
-    workers: Annotated[int, typer.Option(help="processes")] = 2,
-) -> None:
-    """Make a data set of real mp4 videos whose class shows in motion and sound of several scales together."""
-    from attnzoo.emotion.synth import CUES, EKMAN, synthesise
-
-    for cue in without or ():
-        if cue not in CUES:
-            raise ValueError(f"there is no cue {cue!r}; cues are {', '.join(CUES)}")
-    with resumable(f"finished videos are in {directory}"), progress_bar("writing videos") as progress:
-        synthesise(
-            directory,
-            classes=classes or EKMAN,
-            per_class=per_class,
-            seconds=seconds,
-            cues=[cue for cue in CUES if cue not in (without or ())],
-            seed=seed,
-            workers=workers,
-            progress=progress,
-        )
-    console.print(f"{directory}: {per_class} videos of each of {', '.join(classes or EKMAN)}", highlight=False)
-
-
-@data_app.command("check")
-def data_check(
-    directory: Annotated[Path, typer.Argument(help="folder with one sub-folder of videos per class")],
-    frames: Annotated[int, typer.Option(help="frames of a window; shorter videos are reported")] = 16,
-) -> None:
-    """Look through a folder of videos before training; exit status 2 if a file is not as it should be."""
-    folder = read_videos(directory, frames)
-    for finding in folder.findings:
-        console.print(f"{finding.kind}: {finding.key}: {finding.detail}", highlight=False, markup=False, soft_wrap=True)
-    if folder.findings:
-        raise typer.Exit(2)
 
 
 @app.command("train", cls=Greedy)
@@ -84,27 +41,35 @@ def train_command(
     change: Sets = None,
 ) -> None:
     """Train the audio-visual model of a recipe; the same command goes on with an interrupted training."""
-    from attnzoo.emotion.recipe import Attention, Grid
+    from attnzoo.emotion.grid import Row
+    from attnzoo.emotion.processes import rank
     from attnzoo.emotion.run_folder import claim, run_name
     from attnzoo.emotion.training import train
     from attnzoo.registry import check_options, spec
 
     full = read_recipe(recipe, data, change)
-    entry = full.model.attn
+    row = None
     if attn is not None:
         name, options = parse_attention(attn)
-        rows = {row.title: row for row in (full.grid or Grid(attn=(entry,))).attn}
-        # A bare name means the recipe's own entry of that name, if there is one.
-        if name != "none":
-            check_options(spec(name), options)
-        entry = rows[name] if name in rows and not options else Attention(name=name, options=options)
-    single = full.single(entry, seed)
-    out = out or Path("runs") / single.name / run_name(entry.title, single.training.seed)
-    root = data_root(single)
-    with resumable(f"whole epochs are kept in {out}"), claim(out) as mine:
+        # A bare name means the recipe's own row of that name, if there is one.
+        row = next((row for row in full.table() if row.label == name and not options), None)
+        if row is None:
+            if name != "none":
+                check_options(spec(name), options)
+            row = Row(label=name, set={"model.attn": {"name": name, "options": options}})
+    single = full.single(row, seed)
+    title = row.label if row else single.model.attn.title
+    out = out or Path("runs") / single.name / run_name(title, single.training.seed)
+    where = data_of(single)
+    first = rank(single.training) == 0  # of the processes that train together; the others follow it in silence
+    console.quiet |= not first
+    with (
+        resumable(f"all up to the last checkpoint is kept in {out}"),
+        claim(out) if first else nullcontext(True) as mine,
+    ):
         if not mine:
             raise ValueError(f"another process trains in {out}; wait for it or choose another folder with --out")
-        outcome = train(single, read_videos(root, single.clip.frames), out, console=console, title=entry.title)
+        outcome = train(single, read_videos(where, single.clip.frames), out, console=console, title=title)
     console.print(
         f"test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} videos "
         f"(chance {1 / len(outcome.classes):.1%})\nprotocol: {outcome.protocol}\ncheckpoint: {outcome.checkpoint}",
@@ -117,18 +82,56 @@ def train_command(
 def evaluate_command(
     checkpoint: CheckpointArgument,
     data: DataDir = None,
+    layout: Layout = None,
+    annotations: AnnotationsOption = None,
     every: Annotated[bool, typer.Option("--all", help="every video of the folder, not the test videos alone")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for evaluation.json and confusion.png; by default beside the checkpoint")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Classify the test videos of a training again, or every video of a folder."""
+    """Classify the test videos of a training again, or every video of a folder: scores and the confusion matrix."""
     from attnzoo.emotion.evaluation import evaluate
 
-    root = data or data_root(checkpoint_recipe(checkpoint))
-    report = evaluate(checkpoint, read_videos(root, 1, quiet=as_json), every=every)
+    where = data_of(checkpoint_recipe(checkpoint), data, layout, annotations)
+    out = out or folder_of(checkpoint) / (f"evaluation-{where.root.resolve().name}" if every else "evaluation")
+    out.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
+    report = evaluate(checkpoint, read_videos(where, 1, quiet=as_json), every=every)
+    written = report.write(out)
     if as_json:
         print(json.dumps(report.as_dict(), indent=2))
-    else:
-        show(report.render())
+        return
+    show(report.render())
+    for path in written:
+        echo(f"written: {path}")
+
+
+@app.command("explain")
+def explain_command(
+    checkpoint: CheckpointArgument,
+    video: Annotated[Path, typer.Argument(help="a video file")],
+    target: Annotated[str | None, typer.Option(help="class to explain; by default the one that is predicted")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="of the class activation, as in visual.layer4; by default a deep and fine one")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for VIDEO.mp4, .png, .json; by default explain beside the checkpoint")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show what the model goes by in a video: where it looks, how attention gates, when, how much is the sound."""
+    from attnzoo.emotion.explain import explain, write
+
+    with progress_bar("looking") as progress:
+        found = explain(checkpoint, video, target, layer, progress)
+    with progress_bar("drawing") as progress:
+        written = write(found, out or folder_of(checkpoint) / "explain", progress)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    show(found.render())
+    for path in written:
+        echo(f"written: {path}")
 
 
 @app.command("predict")
@@ -146,3 +149,15 @@ def predict_command(
         return
     for prediction in predictions:
         show(prediction.render())
+
+
+@app.command("export")
+def export_command(
+    checkpoint: CheckpointArgument,
+    onnx: Annotated[Path, typer.Option(help="file to write")],
+) -> None:
+    """Write a trained model for other runtimes; the file says its inputs, classes and recipe."""
+    from attnzoo.emotion.export import export_onnx
+
+    export_onnx(checkpoint, onnx)
+    echo(f"wrote {onnx}")

@@ -62,16 +62,24 @@ Attn = Annotated[
 ]
 Attns = Annotated[list[str] | None, typer.Option(help="modules, with options if need be: se cbam mpe:groups=16")]
 DataDir = Annotated[Path | None, typer.Option(help="folder with one sub-folder of videos per class")]
+Layout = Annotated[str | None, typer.Option(help="how the videos lie: auto, folders, frames, ravdess, cremad or list")]
+AnnotationsOption = Annotated[
+    Path | None, typer.Option("--annotations", help="published splits (txt, JSON) or a list of files (CSV, JSON)")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change fields of the recipe: training.epochs=3")]
 StoreOption = Annotated[str, typer.Option(help="file (SQLite) or database URL of the finished runs")]
 RecipeArgument = Annotated[str, typer.Argument(help="a YAML file, or the name of one that comes with attnzoo")]
-CheckpointArgument = Annotated[Path, typer.Argument(help="a model.pt that `attnzoo train` wrote")]
+CheckpointArgument = Annotated[
+    Path, typer.Argument(help="what `attnzoo train` wrote: its folder, or model.safetensors in it")
+]
 Format = Annotated[
     str | None,
     typer.Option("--format", help="rich, markdown, csv, json, latex or html; by default that of --output's suffix"),
 ]
 UnitsOption = Annotated[str, typer.Option("--units", help="decimal (10^6, 10^9) or binary (2^20, 2^30)")]
-Output = Annotated[Path | None, typer.Option("--output", help="file to write instead of printing, or a folder for it")]
+Output = Annotated[
+    str | None, typer.Option("--output", help="file to write instead of printing, or a folder/ for it, made if need be")
+]
 STORE = "runs/leaderboard.sqlite"
 
 
@@ -107,7 +115,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def read_recipe(path: str, data: Path | None, change: list[str] | None) -> Any:
-    from attnzoo.emotion.recipe import GridRecipe
+    from attnzoo.emotion.grid import GridRecipe
     from attnzoo.recipes import load
 
     changes = dict(assignment(c) for c in change or ())
@@ -117,23 +125,50 @@ def read_recipe(path: str, data: Path | None, change: list[str] | None) -> Any:
 
 
 def checkpoint_recipe(checkpoint: Path) -> Any:
-    from attnzoo.emotion.checkpoints import read_checkpoint
+    from attnzoo.emotion.checkpoints import read_about
 
-    return read_checkpoint(checkpoint)[0]["recipe"]
+    return read_about(checkpoint)["recipe"]
 
 
-def data_root(recipe: Any) -> Path:
-    root: Path | None = recipe.data.root
-    if root is None:
+def folder_of(checkpoint: Path) -> Path:
+    """Where a checkpoint lies, which may be told by its folder."""
+    return checkpoint if checkpoint.is_dir() else checkpoint.parent
+
+
+def data_of(recipe: Any, root: Path | None = None, layout: str | None = None, annotations: Path | None = None) -> Any:
+    """The data of a recipe; from another folder, or read in another way, where that is told."""
+    data = recipe.data
+    if root is not None:
+        data = data.model_copy(update={"root": root})
+    if layout is not None or annotations is not None:
+        data = data.model_copy(update={"layout": known_layout(layout), "annotations": annotations})
+    if data.root is None:
         raise ValueError(f"recipe {recipe.name} names no data; give a folder of videos with --data DIR")
-    return root
+    return data
 
 
-def read_videos(root: Path, frames: int, quiet: bool = False) -> Any:
+def known_layout(layout: str | None) -> str:
+    from attnzoo.emotion.readers import LAYOUTS
+
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} must be one of {', '.join(LAYOUTS)}")
+    return layout or "auto"
+
+
+def read_videos(data: Any, frames: int, quiet: bool = False, decode: bool = False) -> Any:
     from attnzoo.emotion.datasets import read_folder
 
     with progress_bar("looking through videos") as progress:
-        folder = read_folder(root, frames, progress=progress)
+        folder = read_folder(
+            data.root,
+            frames,
+            layout=data.layout,
+            annotations=data.annotations,
+            fps=data.fps,
+            damaged=data.damaged,
+            decode=decode,
+            progress=progress,
+        )
     if not quiet:
         console.print(folder.summary(), highlight=False, markup=False, soft_wrap=True)
     return folder
@@ -155,7 +190,7 @@ def resumable(kept: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print(
+        Console(stderr=True, quiet=console.quiet).print(
             f"interrupted; {kept}, the same command goes on from there", highlight=False, soft_wrap=True
         )
         raise typer.Exit(130) from None

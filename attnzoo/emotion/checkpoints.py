@@ -1,74 +1,190 @@
-"""The checkpoints of the emotion model: written whole, read without running code from them, checked before use."""
+"""What a training leaves behind: written whole or not at all, read without running code from it, checked before use."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from attnzoo.emotion.datasets import Folder
 from attnzoo.emotion.model import AudioVisualModel
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.optimisation import RUNNING
+from attnzoo.emotion.recipe import WHERE, Recipe
 
-MARK = "attnzoo"  # the entry of a checkpoint that says whose it is
+MODEL = "model.safetensors"  # the weights of a finished training; model.json beside them says what they are
+BEST = "best.safetensors"  # the weights of the best epoch so far
+LAST = "last.ckpt"  # all that an interrupted training goes on from
+MARK = "attnzoo"  # the entry of last.ckpt that says what model.json says
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all, whenever the process is killed.
+
+    Args:
+        path: of the file; its folder is made if need be.
+
+    Returns:
+        Where to write; when the block ends it takes the place of what was at `path`.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk; what was at `path` is still there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole(Path(folder) / "model.json") as part:
+    ...         written = part.write_text("{}")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['model.json']
+    """
+    part = path.with_name(f".{path.name}.part")  # what a killed process left of it is written over
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as file:  # or a power cut could leave a name without its content
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        kept = "; what was there before is intact" if path.exists() else ""
+        raise ValueError(f"cannot write {path}: {error.strerror or error}{kept}") from None
+    finally:
+        with suppress(OSError):  # the folder may be a file
+            part.unlink(missing_ok=True)
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file of tensors whole or not at all.
+    """Write a checkpoint of tensors and plain values.
 
     Args:
         content: what `torch.save` can write and `torch.load(weights_only=True)` can read.
         path: the file.
 
+    Raises:
+        ValueError: it cannot be written.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save({"weights": torch.zeros(2)}, Path(folder) / "model.pt")
-    ...     torch.load(f"{folder}/model.pt", weights_only=True)
+    ...     save({"weights": torch.zeros(2)}, Path(folder) / "last.ckpt")
+    ...     torch.load(f"{folder}/last.ckpt", weights_only=True)
     {'weights': tensor([0., 0.])}
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(dict(content), temporary)
-    temporary.replace(path)
+    with whole(path) as part, part.open("wb") as file:
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as error:  # in closing what it could not write
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as safetensors.
+
+    Args:
+        state: of a model.
+        path: the file.
+
+    Raises:
+        ValueError: it cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights({"weights": torch.zeros(2)}, Path(folder) / "best.safetensors")
+    ...     safetensors.torch.load_file(f"{folder}/best.safetensors")
+    {'weights': tensor([0., 0.])}
+    """
+    # Row by row and each for itself, as the format has them.
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    with whole(path) as part:
+        part.write_bytes(safetensors.torch.save(own, {"format": "pt"}))
+
+
+def save_model(state: Mapping[str, Tensor], about: Mapping[str, Any], path: Path) -> None:
+    """Write a trained model: the weights, and first what they are, so that there are no weights without it.
+
+    Args:
+        state: of the model.
+        about: see `describe`.
+        path: of the weights; the description has its name with the suffix .json.
+
+    Raises:
+        ValueError: it cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model({}, {"classes": ["calm", "joy"]}, Path(folder) / MODEL)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['model.json', 'model.safetensors']
+    """
+    with whole(path.with_suffix(".json")) as part:
+        part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    save_weights(state, path)
+
+
+def describe(
+    recipe: Recipe, folder: Folder, protocol: str, history: Sequence[Mapping[str, float]] = ()
+) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Args:
+        recipe: of the training.
+        folder: its videos.
+        protocol: how they were divided.
+        history: figures of the epochs.
+
+    >>> describe(Recipe(name="mine"), Folder(Path("videos"), ("calm", "joy"), (), ()), "2:1")["classes"]
+    ['calm', 'joy']
+    """
+    return {
+        "attnzoo": version("attnzoo"),
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": list(folder.classes),
+        "protocol": protocol,
+        "data": folder.fingerprint,
+        "history": list(history),
+    }
 
 
 def load_checkpoint(path: str | Path) -> tuple[AudioVisualModel, dict[str, Any]]:
     """A trained model in eval mode, and what its checkpoint says of it.
 
     Args:
-        path: a `model.pt` or `last.ckpt` of `train`.
+        path: the folder of a training, or a `model.safetensors` (with its `model.json`) or `last.ckpt` in it.
 
     Returns:
-        The model and a mapping with "recipe" (a Recipe), "classes", "data" and "history".
+        The model and a mapping with "recipe" (a Recipe), "classes", "protocol", "data" (the fingerprint of the videos),
+        "history" and "attnzoo" (the version).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
 
-    >>> load_checkpoint("nowhere.pt")
+    >>> load_checkpoint("nowhere")
     Traceback (most recent call last):
-    FileNotFoundError: there is no checkpoint nowhere.pt; `attnzoo train` writes model.pt into its --out folder
+    FileNotFoundError: there is no checkpoint nowhere; `attnzoo train` writes model.safetensors into its --out folder
     """
-    info, state = read_checkpoint(path)
-    recipe: Recipe = info["recipe"]
-    model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(info["classes"]))
+    about, state = read_about(path), read_weights(path)
+    recipe: Recipe = about["recipe"]
+    model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(about["classes"]))
     try:
         model.load_state_dict(state)
     except RuntimeError:
         raise ValueError(
             f"{path}: its weights do not fit the model of its recipe; it was changed or is damaged"
         ) from None
-    return model.eval(), info
+    return model.eval(), about
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint says of itself (see `load_checkpoint`), and the weights of the model.
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, see `load_checkpoint`; its weights are not read.
 
     Args:
-        path: a `model.pt` or `last.ckpt` of `train`.
+        path: as for `load_checkpoint`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -77,29 +193,76 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     told = {"recipe": {"name": "mine"}, "classes": ["calm", "joy"], "data": "4f1c", "history": []}
-    ...     save({MARK: told, "state_dict": {"model.classifier.bias": torch.zeros(2)}}, Path(folder) / "model.pt")
-    ...     info, state = read_checkpoint(Path(folder) / "model.pt")
-    >>> info["recipe"].name, state
-    ('mine', {'classifier.bias': tensor([0., 0.])})
+    ...     save_model({}, told, Path(folder) / MODEL)
+    ...     read_about(folder)["recipe"].name
+    'mine'
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; `attnzoo train` writes model.pt into its --out folder")
+    file = _file(path)
+    beside = file.with_suffix(".json")
+    if file.suffix == ".safetensors" and not beside.is_file():
+        raise FileNotFoundError(f"{beside} is missing; it belongs to {file}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        info = dict(content[MARK])
-        recipe = Recipe.model_validate(info["recipe"])
-        info["recipe"] = recipe.model_copy(update={"model": recipe.model.without_weights()})  # it has its own
-        state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
+        about = dict(_last(file)[MARK] if file.suffix != ".safetensors" else json.loads(beside.read_bytes()))
+        recipe = Recipe.model_validate(about["recipe"])
+        # It has weights of its own, and features were kept where it was trained.
+        here = {"model": recipe.model.without_weights(), "training": recipe.training.model_copy(update={"cache": None})}
+        about["recipe"] = recipe.model_copy(update=here)
+        len(about["classes"]), about["data"], about["history"]
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path}: this attnzoo does not take its recipe: {field}: {first['msg']}") from None
     except Exception as error:
-        what = "another model" if isinstance(error, KeyError | TypeError) else f"damaged ({type(error).__name__})"
-        raise ValueError(
-            f"{path} is not a checkpoint of attnzoo's emotion model: {what}; give a model.pt that `attnzoo train` wrote"
-        ) from None
-    return info, state
+        raise _not_ours(beside if file.suffix == ".safetensors" else file, error) from None
+    return about
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint; of an unfinished training their moving average, if it has one.
+
+    Args:
+        path: as for `load_checkpoint`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save({"state_dict": {"model.bias": torch.zeros(2)}}, Path(folder) / LAST)
+    ...     read_weights(Path(folder) / LAST)
+    {'bias': tensor([0., 0.])}
+    """
+    file = _file(path)
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = _last(file)["state_dict"]
+        for prefix in ("average.module.", "model."):
+            if any(name.startswith(prefix) for name in state):
+                return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        return {}
+    except Exception as error:
+        raise _not_ours(file, error) from None
+
+
+def _file(path: str | Path) -> Path:
+    file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; `attnzoo train` writes {MODEL} into its --out folder")
+    return file
+
+
+def _last(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return content
+
+
+def _not_ours(file: Path, error: Exception) -> ValueError:
+    what = "another model" if isinstance(error, KeyError | TypeError) else f"damaged ({type(error).__name__})"
+    return ValueError(
+        f"{file} is not a checkpoint of attnzoo's emotion model: {what}; give a {MODEL} that `attnzoo train` wrote"
+    )
 
 
 def check_same(path: Path, recipe: Recipe, folder: Folder) -> None:
@@ -115,24 +278,23 @@ def check_same(path: Path, recipe: Recipe, folder: Folder) -> None:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path, told = Path(folder) / "model.pt", {"recipe": {"name": "mine"}, "classes": [], "data": "4f1c"}
-    ...     save({MARK: told, "state_dict": {}}, path)
-    ...     check_same(path, Recipe(name="mine"), Folder(Path("videos"), (), (), ()))
+    ...     told = {"recipe": {"name": "mine"}, "classes": [], "data": "4f1c", "history": []}
+    ...     save_model({}, told, Path(folder) / MODEL)
+    ...     check_same(Path(folder) / MODEL, Recipe(name="mine"), Folder(Path("videos"), (), (), ()))
     Traceback (most recent call last):
-    ValueError: ...model.pt is from another training: its videos are others than those of videos; ...
+    ValueError: ...model.safetensors is from another training: its videos are others than those of videos; ...
     """
-    info, _ = read_checkpoint(path)
+    about = read_about(path)
     now = recipe.model_copy(update={"model": recipe.model.without_weights()})
-    other = [f"{field} is {a!r}, here {b!r}" for field, a, b in _differences(info["recipe"], now)]
-    if info["data"] != folder.fingerprint:
+    other = [f"{field} is {a!r}, here {b!r}" for field, a, b in _differences(about["recipe"], now)]
+    if about["data"] != folder.fingerprint:
         other.append(f"its videos are others than those of {folder.root}")
     if other:
         raise ValueError(f"{path} is from another training: {'; '.join(other)}; choose another folder with --out")
 
 
 def _differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    # Where the videos lie and how many processes load them changes nothing in the training but rounding.
-    free = {"name", "data.root", "training.workers"}
+    free = {"name", *(f"data.{field}" for field in WHERE), *(f"training.{field}" for field in RUNNING)}
 
     def flat(value: Any, path: str = "") -> dict[str, Any]:
         if not isinstance(value, dict):

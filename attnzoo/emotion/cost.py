@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from attnzoo.emotion.grid import GridRecipe
 from attnzoo.emotion.model import AudioVisualModel
-from attnzoo.emotion.recipe import Attention, GridRecipe, Recipe
+from attnzoo.emotion.recipe import Attention, Recipe, StreamName
+from attnzoo.profiling import Cost, profile
 from attnzoo.profiling.table import Attention as Placed
 
 
@@ -41,19 +43,41 @@ def streams(recipe: Recipe) -> Iterator[StreamCost]:
     >>> [(s.name, s.input_size) for s in streams(Recipe(name="mine", model=settings))]
     [('visual', (1, 3, 16, 112, 112)), ('audio', (1, 1, 32, 128))]
     """
-    grid = recipe.grid if isinstance(recipe, GridRecipe) else None
-    entries = grid.attn if grid else (recipe.model.attn,)
+    rows = [recipe.single(row).model for row in recipe.table()] if isinstance(recipe, GridRecipe) else [recipe.model]
     clip, sound = recipe.clip, recipe.audio
-    plain = recipe.model.without_weights().model_copy(update={"attn": Attention(name="none")})
+    plain = recipe.model.without_weights().model_copy(update={"attn": Attention(name="none"), "audio_attn": None})
     with torch.device("meta"):
         model = AudioVisualModel(plain, clip, sound, 2)
-    for name, network, size in (
-        ("visual", model.visual, (1, 3, clip.frames, clip.size, clip.size)),
-        ("audio", model.audio, (1, 1, sound.coefficients, sound.width)),
-    ):
+    sizes: dict[StreamName, tuple[int, ...]] = {
+        "visual": (1, 3, clip.frames, clip.size, clip.size),
+        "audio": (1, 1, sound.coefficients, sound.width),
+    }
+    for name, size in sizes.items():
+        entries: list[Attention] = []
+        for attn in (row.attention(name) for row in rows):
+            if attn is not None and attn not in entries:
+                entries.append(attn)
         attns = tuple(
-            Placed(e.name, e.options, e.site, e.stages, e.label, e.identity)
-            for e in entries
-            if e.name != "none" and name in e.streams
+            Placed(a.name, a.options, a.site, a.stages, a.label, a.identity, None if a.dims == 3 else 2)
+            for a in entries
         )
-        yield StreamCost(name, network, attns, size)
+        yield StreamCost(name, model.get_submodule(name), attns, size)
+
+
+def cost_of_video(model: AudioVisualModel, recipe: Recipe) -> Cost:
+    """What the whole model costs for one video.
+
+    Args:
+        model: of the recipe.
+        recipe: for the sizes of its clips.
+
+    >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
+    >>> recipe = Recipe(name="mine", model=settings, clip={"segments": 1})
+    >>> with torch.device("meta"):
+    ...     model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, 2)
+    >>> cost_of_video(model, recipe).kernels > 0
+    True
+    """
+    clip, sound = recipe.clip, recipe.audio
+    frames = (1, clip.segments, 3, clip.frames, clip.size, clip.size)
+    return profile(model, [frames, (1, clip.segments, 1, sound.coefficients, sound.width)], counter="macs")

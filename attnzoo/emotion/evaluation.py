@@ -1,25 +1,57 @@
 """What a trained model says: of the test videos of its training, of another folder, of single files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from attnzoo.emotion import media
-from attnzoo.emotion.checkpoints import load_checkpoint
+from attnzoo.emotion.checkpoints import load_checkpoint, whole
 from attnzoo.emotion.datasets import Folder, Video
+from attnzoo.emotion.predictions import Prediction, accuracy, score
 from attnzoo.emotion.protocols import split
-from attnzoo.emotion.training import Prediction, accuracy, score
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How well a class is told from the others.
+
+    Attributes:
+        precision: share of its videos among those that are taken for it; None if none is.
+        recall: share of its videos that are taken for it; None if it has none.
+        f1: 2 TP / (2 TP + FP + FN), the harmonic mean of both; None if the class is neither there nor predicted.
+        videos: of the class.
+
+    >>> Scores.of(true=4, predicted=3, both=2)
+    Scores(precision=0.6666666666666666, recall=0.5, f1=0.5714285714285714, videos=4)
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    videos: int
+
+    @classmethod
+    def of(cls, true: int, predicted: int, both: int) -> "Scores":
+        """From the numbers of videos of the class, of those taken for it, and of those that are both."""
+        return cls(
+            both / predicted if predicted else None,
+            both / true if true else None,
+            2 * both / (true + predicted) if true + predicted else None,
+            true,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Accuracy on labelled videos.
+    """How well labelled videos are classified.
 
     Attributes:
         classes: their names.
@@ -43,6 +75,29 @@ class Evaluation:
                 counts[p.label][p.predicted] += 1
         return counts
 
+    def scores(self) -> dict[str, Scores]:
+        """Of each class."""
+        counts = self.confusion()
+        columns = [sum(column) for column in zip(*counts, strict=True)]
+        return {
+            name: Scores.of(sum(row), columns[i], row[i])
+            for i, (name, row) in enumerate(zip(self.classes, counts, strict=True))
+        }
+
+    def macro(self) -> Scores:
+        """Mean over the classes that have videos; one that no video is taken for has precision 0."""
+        there = [scores for scores in self.scores().values() if scores.videos]
+
+        def mean(values: Iterable[float | None]) -> float:
+            return sum(value or 0 for value in values) / len(there)
+
+        return Scores(
+            mean(s.precision for s in there),
+            mean(s.recall for s in there),
+            mean(s.f1 for s in there),
+            sum(s.videos for s in there),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -50,24 +105,53 @@ class Evaluation:
             "videos": len(self.predictions),
             "protocol": self.protocol,
             "classes": list(self.classes),
+            "scores": {name: asdict(scores) for name, scores in self.scores().items()},
+            "macro": asdict(self.macro()),
             "confusion": self.confusion(),
+            "labels": {p.key: self.classes[p.label] for p in self.predictions if p.label is not None},
             "predictions": {p.key: dict(zip(self.classes, p.probabilities, strict=True)) for p in self.predictions},
         }
 
     def render(self) -> Group:
         """For the terminal."""
         table = Table("true \\ predicted", box=box.SIMPLE, title="videos by true and predicted class")
-        for name in (*self.classes, "recall"):
+        for name in (*map(escape, self.classes), "recall", "precision", "F1"):
             table.add_column(name, justify="right")
-        for name, row in zip(self.classes, self.confusion(), strict=True):
-            recall = f"{row[self.classes.index(name)] / sum(row):.0%}" if sum(row) else "-"
-            table.add_row(name, *map(str, row), recall)
+        for (name, scores), row in zip(self.scores().items(), self.confusion(), strict=True):
+            shares = [f"{s:.0%}" if s is not None else "-" for s in (scores.recall, scores.precision, scores.f1)]
+            table.add_row(Text(name), *map(str, row), *shares)
+        mean = self.macro()
         lines = (
             f"accuracy {accuracy(self.predictions):.1%} of {len(self.predictions)} videos "
             f"(chance {1 / len(self.classes):.1%})",
-            f"protocol: {self.protocol}",
+            f"mean over classes: recall {mean.recall:.1%}, precision {mean.precision:.1%}, F1 {mean.f1:.1%}",
+            Text(f"protocol: {self.protocol}"),
         )
         return Group(*lines, table)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write `evaluation.json` and the confusion matrix, `confusion.png`.
+
+        Args:
+            folder: for both; made if need be.
+
+        Returns:
+            Their paths.
+
+        Raises:
+            ValueError: they cannot be written.
+        """
+        from attnzoo.emotion.figures import confusion_png
+
+        title = f"accuracy {accuracy(self.predictions):.1%} of {len(self.predictions)} videos; {self.protocol}"
+        written = {
+            folder / "evaluation.json": (json.dumps(self.as_dict(), indent=2) + "\n").encode(),
+            folder / "confusion.png": confusion_png(self.classes, self.confusion(), title),
+        }
+        for path, content in written.items():
+            with whole(path) as part:
+                part.write_bytes(content)
+        return list(written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +221,7 @@ def evaluate(checkpoint: Path, folder: Folder, *, every: bool = False) -> Evalua
 
     >>> evaluate(Path("nowhere.pt"), Folder(Path("mine"), ("calm", "joy"), (), ()))
     Traceback (most recent call last):
-    FileNotFoundError: there is no checkpoint nowhere.pt; `attnzoo train` writes model.pt into its --out folder
+    FileNotFoundError: there is no checkpoint nowhere.pt; `attnzoo train` writes model.safetensors into its --out folder
     """
     model, info = load_checkpoint(checkpoint)
     if tuple(info["classes"]) != folder.classes:
@@ -170,17 +254,38 @@ def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
         FileNotFoundError: a file is not there.
         ValueError: a file is not a readable video.
 
-    >>> predict(Path("model.pt"), [Path("nowhere.mp4")])
+    >>> predict(Path("model.safetensors"), [Path("nowhere.mp4")])
     Traceback (most recent call last):
     FileNotFoundError: there is no video nowhere.mp4
     """
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no video {path}")
+    videos = [find_video(path) for path in paths]
     model, info = load_checkpoint(checkpoint)
-    videos = [Video(str(path), 0, media.read_index(path)) for path in paths]
-    recipe = info["recipe"].model_copy(update={"training": info["recipe"].training.model_copy(update={"workers": 0})})
+    recipe = info["recipe"]
+    here = {
+        "data": recipe.data.model_copy(update={"damaged": "stop"}),
+        "training": recipe.training.model_copy(update={"workers": 0}),
+    }
+    recipe = recipe.model_copy(update=here)
     return [
         Reading(path, tuple(info["classes"]), prediction, video.index.seconds, video.index.sound is not None)
         for path, video, prediction in zip(paths, videos, score(model, recipe, videos), strict=True)
     ]
+
+
+def find_video(path: Path) -> Video:
+    """A single file as a video without a label.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: not a readable video.
+
+    >>> find_video(Path("nowhere.mp4"))
+    Traceback (most recent call last):
+    FileNotFoundError: there is no video nowhere.mp4
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no video {path}")
+    return Video(str(path), 0, media.read_index(path))

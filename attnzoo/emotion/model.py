@@ -1,7 +1,7 @@
 """The audio-visual model: a 3D ResNet on each segment's frames, a 2D ResNet on its MFCC map, fused and classified."""
 
 import warnings
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from attnzoo.backbones import create_backbone
 from attnzoo.emotion.fusion import create as create_fusion
-from attnzoo.emotion.recipe import Attention, Audio, Clip, Model, Recipe, Stream
+from attnzoo.emotion.inputs import Audio, Clip
+from attnzoo.emotion.recipe import Attention, Model, Recipe, Stream, StreamName
 from attnzoo.inject import attn_parameters
 
 # What comes of settings that nobody has checked, from the depths of PyTorch.
@@ -20,8 +21,8 @@ class AudioVisualModel(nn.Module):
     """Section 3.1 of the paper with the attention of your choice.
 
     Args:
-        settings: backbones, attention, width, fusion.
-        clip: for the number of segments and the normalisation of the frames, which goes with the weights.
+        settings: backbones with the normalisation of their weights, attention, width, fusion.
+        clip: for the number of segments.
         sound: for the rows of the MFCC maps.
         classes: number of classes.
 
@@ -39,29 +40,32 @@ class AudioVisualModel(nn.Module):
 
     def __init__(self, settings: Model, clip: Clip, sound: Audio, classes: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(clip.mean).reshape(3, 1, 1, 1))
-        self.register_buffer("std", torch.tensor(clip.std).reshape(3, 1, 1, 1))
-        self.visual = _backbone(settings.visual, settings.attn, "visual", in_channels=3)
-        # Cepstral coefficients differ in scale by orders of magnitude: each is normalised on its own.
-        self.sound_norm = nn.BatchNorm1d(sound.coefficients)
-        self.audio = _backbone(settings.audio, settings.attn, "audio", in_channels=1)
-        self.project_visual = nn.Linear(_features(self.visual), settings.width)
-        self.project_audio = nn.Linear(_features(self.audio), settings.width)
+        scale = settings.visual.normalisation
+        self.register_buffer("mean", torch.tensor(scale.mean).reshape(3, 1, 1, 1))
+        self.register_buffer("std", torch.tensor(scale.std).reshape(3, 1, 1, 1))
+        self.visual = _backbone(settings.visual, settings.attention("visual"), "visual", in_channels=3)
+        # Cepstral coefficients differ in scale by orders of magnitude: each is normalised on its own. A frozen stream
+        # learns no statistics of them and takes those of each video (cepstral mean and variance normalisation).
+        frozen = settings.audio.freeze == "all"
+        self.sound_norm = (nn.InstanceNorm2d if frozen else nn.BatchNorm2d)(sound.coefficients)
+        self.audio = _backbone(settings.audio, settings.attention("audio"), "audio", in_channels=1)
+        self.project_visual = _projection(self.visual, settings.width)
+        self.project_audio = _projection(self.audio, settings.width)
         fusion = settings.fusion
         self.fusion = create_fusion(fusion.name, settings.width, clip.segments, **fusion.options)
         self.dropout = nn.Dropout(settings.dropout)
         self.classifier = nn.Linear(self.fusion.out_features, classes)
-        self._frozen = [
-            *_freeze(self.visual, settings.visual.freeze),
-            *_freeze(self.audio, settings.audio.freeze),
-        ]
+        self._frozen = (
+            *(f"visual.{path}" for path in _freeze(self.visual, settings.visual.freeze)),
+            *(f"audio.{path}" for path in _freeze(self.audio, settings.audio.freeze)),
+        )
 
     def forward(self, frames: Tensor, sound: Tensor, heard: Tensor | None = None) -> Tensor:
         """Logits of each segment; their mean over the segments are those of the video.
 
         Args:
-            frames: (B, T, 3, k, H, W), 0 to 255, of any type.
-            sound: (B, T, 1, coefficients, width), MFCC maps.
+            frames: (B, T, 3, k, H, W), 0 to 255, of any type; or what `visual_features` made of them.
+            sound: (B, T, 1, coefficients, width), MFCC maps; or what `audio_features` made of them.
             heard: (B,), which videos have a sound track; all if None. What is not heard has features of zero, and no
                 part in the statistics of the norms.
 
@@ -76,31 +80,43 @@ class AudioVisualModel(nn.Module):
         features = self._features(frames, sound, heard)
         return tuple(self.classifier(self.dropout(f)) for f in self.fusion.passes(*features))
 
+    def visual_features(self, frames: Tensor) -> Tensor:
+        """What the visual ResNet makes of frames (B, T, 3, k, H, W): (B, T, its num_features)."""
+        pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
+        features: Tensor = self.visual(pixels)
+        return features.reshape(*frames.shape[:2], -1)
+
+    def audio_features(self, sound: Tensor) -> Tensor:
+        """What the audio ResNet makes of maps (B, T, 1, coefficients, width): (B, T, its num_features)."""
+        maps = self.sound_norm(sound.squeeze(2).transpose(1, 2)).transpose(1, 2)
+        features: Tensor = self.audio(maps.flatten(0, 1).unsqueeze(1))
+        return features.reshape(*sound.shape[:2], -1)
+
     def _features(self, frames: Tensor, sound: Tensor, heard: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both streams' features (B, T, d)."""
-        segments = frames.shape[:2]
-        pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
-        visual = self.project_visual(self.visual(pixels)).reshape(*segments, -1)
+        visual = self.project_visual(frames if frames.ndim == 3 else self.visual_features(frames))
         if heard is None:
             audio = self._audio(sound)
-        elif self.training:  # a batch norm would take silence for sound
+        elif not self.training:
+            audio = self._audio(sound) * heard.reshape(-1, 1, 1)
+        else:  # a batch norm would take silence for sound
             audio = torch.zeros_like(visual)
             if heard.any():
                 audio[heard] = self._audio(sound[heard]).to(audio.dtype)
-        else:
-            audio = self._audio(sound) * heard.reshape(-1, 1, 1)
+            else:  # each parameter has a gradient all the same, for which DistributedDataParallel waits
+                parts = (self.sound_norm, self.audio, self.project_audio)
+                audio = audio + 0 * sum(p.sum() for p in chain.from_iterable(part.parameters() for part in parts))
         return visual, audio
 
     def _audio(self, sound: Tensor) -> Tensor:
-        maps = self.sound_norm(sound.flatten(0, 2)).unsqueeze(1)
-        features: Tensor = self.project_audio(self.audio(maps))
-        return features.reshape(*sound.shape[:2], -1)
+        audio: Tensor = self.project_audio(sound if sound.ndim == 3 else self.audio_features(sound))
+        return audio
 
     def train(self, mode: bool = True) -> "AudioVisualModel":
         """As nn.Module.train, but frozen parts stay in eval mode, or their running statistics would drift."""
         super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        for path in self._frozen:
+            self.get_submodule(path).eval()
         return self
 
 
@@ -133,14 +149,17 @@ def check(recipe: Recipe) -> None:
             ) from error
 
 
-def _backbone(stream: Stream, attn: Attention, name: str, in_channels: int) -> nn.Module:
-    placement: dict[str, Any] = {
-        "attn": attn.name,
-        "stages": attn.stages,
-        "site": attn.site,
-        "identity": attn.identity,
-        "attn_options": attn.options,
-    }
+def _backbone(stream: Stream, attn: Attention | None, name: StreamName, in_channels: int) -> nn.Module:
+    placement: dict[str, Any] = {}
+    if attn is not None:
+        placement = {
+            "attn": attn.name,
+            "stages": attn.stages,
+            "site": attn.site,
+            "identity": attn.identity,
+            "spatial_dims": None if attn.dims == 3 else 2,
+            "attn_options": attn.options,
+        }
     try:
         network = create_backbone(
             stream.backbone,
@@ -148,7 +167,8 @@ def _backbone(stream: Stream, attn: Attention, name: str, in_channels: int) -> n
             in_channels=in_channels,
             pretrained=stream.pretrained,
             weights=stream.weights,
-            **(placement if attn.name != "none" and name in attn.streams else {}),
+            inflate=stream.inflate,
+            **placement,
             **stream.options,
         )
     except _MISFIT as error:
@@ -163,24 +183,32 @@ def _backbone(stream: Stream, attn: Attention, name: str, in_channels: int) -> n
     return network
 
 
-def _features(backbone: nn.Module) -> int:
-    width = backbone.num_features
-    assert isinstance(width, int)
-    return width
+def _projection(backbone: nn.Module, width: int) -> nn.Module:
+    features = backbone.num_features
+    assert isinstance(features, int)
+    return nn.Identity() if features == width else nn.Linear(features, width)
 
 
-def _freeze(backbone: nn.Module, last: int | None) -> Iterator[nn.Module]:
-    """Stop training children 0 to `last`, but for attention in them; gives the modules to keep in eval mode."""
+def _freeze(backbone: nn.Module, last: int | str | None) -> list[str]:
+    """Stop training children 0 to `last` or "all", but for attention in them; the modules to keep in eval mode.
+
+    No graph is recorded of what neither is trained nor follows on something that is, so that up to the first attention
+    nothing is kept for the backward pass, as under no_grad; and who asks for the gradient of the frames still gets it.
+    """
+    names = [name for name, _ in backbone.named_children()]
     if last is None:
-        return
-    children = [child for _, child in backbone.named_children()]
-    if last >= len(children):
-        names = ", ".join(f"{i} {name}" for i, (name, _) in enumerate(backbone.named_children()))
-        raise ValueError(f"freeze={last} is beyond the last child of the backbone; it has {names}")
+        return []
+    if isinstance(last, str):
+        last = len(names) - 1
+    if last >= len(names):
+        there = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+        raise ValueError(f"freeze={last} is beyond the last child of the backbone; it has {there}")
     attention = {id(p) for p in attn_parameters(backbone)}
-    for child in children[: last + 1]:
+    frozen = []
+    for name in names[: last + 1]:
+        child = backbone.get_submodule(name)
         for parameter in child.parameters():
             parameter.requires_grad = id(parameter) in attention
-        for module in child.modules():
-            if all(id(p) not in attention for p in module.parameters()):
-                yield module
+        modules = child.named_modules(prefix=name)
+        frozen += [path for path, module in modules if not any(p.requires_grad for p in module.parameters())]
+    return frozen

@@ -1,11 +1,33 @@
 """Progress of a training on the terminal: a bar while it runs, one line for each epoch that is done."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def counting(console: Console | None, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over things that are counted; it is gone when they are done.
+
+    Args:
+        console: where it is shown; nowhere if None, or without a terminal behind it.
+        title: what stands before it.
+
+    Returns:
+        To be called with the number of those that are done and of all.
+
+    >>> with counting(None, "features") as progress:
+    ...     progress(1, 2)
+    """
+    shown = console is not None and console.is_terminal
+    with Progress(console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task(escape(title), total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 class Bar(pl.Callback):
@@ -45,9 +67,11 @@ class Bar(pl.Callback):
             epoch: see `Outcome.history`.
         """
         val = f", validation {epoch['val_accuracy']:.1%}" if "val_accuracy" in epoch else ""
+        count = int(epoch.get("lost", 0))
+        lost = f", {count} video{'s' * (count > 1)} could not be read" if count else ""
         self.console.print(
             f"{self.title} epoch {epoch['epoch']:.0f}/{self.epochs}: loss {epoch['loss']:.3f}, "
-            f"training accuracy {epoch['train_accuracy']:.1%}{val} ({epoch['seconds']:.0f} s)",
+            f"training accuracy {epoch['train_accuracy']:.1%}{val}{lost} ({epoch['seconds']:.0f} s)",
             highlight=False,
             markup=False,
         )

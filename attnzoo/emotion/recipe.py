@@ -2,94 +2,61 @@
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
+from attnzoo.backbones.weights import shortcut_of
 from attnzoo.emotion import fusion
-from attnzoo.emotion.losses import Loss
+from attnzoo.emotion.inputs import Audio, Clip
+from attnzoo.emotion.optimisation import Training
+from attnzoo.emotion.protocols import check_fold
 from attnzoo.recipes import Count, Part, Positive, PositiveCount, Share
 from attnzoo.registry import check_options, spec
-
-Triple = tuple[float, float, float]
 
 
 class Data(Part):
     """Where the videos are and how they are divided.
 
     Attributes:
-        root: a folder with one sub-folder of videos per class.
-        test_fraction: share of each class kept for test.
+        root: a folder with one sub-folder of videos per class, or in another layout.
+        layout: how the videos lie there, see `attnzoo.emotion.readers.list_videos`.
+        annotations: published splits or a list of files, a path from here or from the root.
+        fps: of folders of frames, 1/s. If None, told by the length of the sound; 30 without.
+        damaged: whether the files that cannot be used are skipped, or the first of them stops the reading.
+        protocol: a name of `attnzoo.emotion.protocols.list_protocols()`; None: one random split by class.
+        fold: of the protocol, from 0.
+        test_fraction: share of each class kept for test in the random split.
         val_fraction: share of each class taken from training for choosing the epoch; 0: the last epoch is taken.
         split_seed: of the division.
 
-    >>> Data(val_fraction=0).test_fraction
+    >>> Data(protocol="kfold(5)", fold=4).test_fraction
     0.3333333333333333
     """
 
     root: Path | None = None
+    layout: Literal["auto", "folders", "frames", "ravdess", "cremad", "list"] = "auto"
+    annotations: Path | None = None
+    fps: Positive | None = None
+    damaged: Literal["skip", "stop"] = "skip"
+    protocol: str | None = None
+    fold: Count = 0
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 3
     val_fraction: Share = 0.1
     split_seed: Count = 0
 
-
-class Clip(Part):
-    """What the model sees of a video.
-
-    Attributes:
-        segments: T, equal parts of the video.
-        frames: k, consecutive frames of the window in each.
-        size: edge of the frames, px.
-        flip: probability of mirroring a video in training.
-        mean: subtracted from the channels in [0, 1] ...
-        std: ... which are then divided by this; 0.5 and 0.5 give the paper's [-1, 1].
-
-    >>> Clip(segments=3).frames
-    16
-    """
-
-    segments: PositiveCount = 16
-    frames: PositiveCount = 16
-    size: Annotated[int, Field(ge=16)] = 112
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    mean: Triple = (0.5, 0.5, 0.5)
-    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
-
-
-class Audio(Part):
-    """The MFCC maps.
-
-    Attributes:
-        rate: samples per second.
-        coefficients: of each frame.
-        mels: bands.
-        window: length of a frame, s.
-        hop: from one frame to the next, s.
-        preemphasis: coefficient of the high-pass.
-        width: frames of each segment's map.
-
-    >>> Audio(rate=8000).hop
-    0.01
-    """
-
-    rate: PositiveCount = 16000
-    coefficients: PositiveCount = 32
-    mels: PositiveCount = 64
-    window: Positive = 0.025
-    hop: Positive = 0.010
-    preemphasis: Share = 0.97
-    width: PositiveCount = 128
-
     @model_validator(mode="after")
-    def _fits(self) -> "Audio":
-        if self.coefficients > self.mels:
-            raise ValueError(f"coefficients={self.coefficients} must be at most mels={self.mels}")
-        for name, seconds, least in (("window", self.window, 2), ("hop", self.hop, 1)):
-            if round(seconds * self.rate) < least:
-                raise ValueError(f"{name}={seconds} s must be at least {least} samples of rate={self.rate} per second")
+    def _known(self) -> "Data":
+        check_fold(self.protocol, self.fold)
         return self
+
+
+# Where the videos lie and how they are found: which ones they are, their fingerprint says.
+WHERE = frozenset({"root", "layout", "annotations", "damaged"})
+
+
+StreamName = Literal["visual", "audio"]
 
 
 class Attention(Part):
@@ -102,6 +69,7 @@ class Attention(Part):
         identity: whether it starts as an exact identity.
         options: the module's own.
         streams: which ResNets get it.
+        dims: in the visual ResNet, 3 attends jointly in space and time, 2 in each frame on its own (frame-folded).
         label: what it is called in tables; its name if None.
 
     >>> Attention(name="mpe", options={"groups": 4}, streams=["visual"]).stages
@@ -113,7 +81,8 @@ class Attention(Part):
     site: Literal["out", "mid", "conv", "stage"] | None = None
     identity: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
-    streams: tuple[Literal["visual", "audio"], ...] = ("visual", "audio")
+    streams: tuple[StreamName, ...] = ("visual", "audio")
+    dims: Literal[2, 3] = 3
     label: str | None = None
 
     @property
@@ -140,6 +109,8 @@ def _name(value: Any) -> Any:
 
 
 AttentionField = Annotated[Attention, BeforeValidator(_name)]
+# Here null is not the attention "none".
+OwnAttentionField = Annotated[Attention | None, BeforeValidator(lambda value: None if value is None else _name(value))]
 
 
 class Fusion(Part):
@@ -173,16 +144,65 @@ FusionField = Annotated[
 ]
 
 
+class Normalisation(Part):
+    """What weights were trained on: (x / 255 - mean) / std of each colour of the frames.
+
+    Attributes:
+        mean: of red, green and blue in [0, 1].
+        std: likewise.
+
+    >>> Normalisation(mean=(0.45, 0.42, 0.39), std=(1 / 255, 1 / 255, 1 / 255)).mean[0]
+    0.45
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+NORMALISATIONS = {
+    "half": Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),  # [-1, 1], the paper's
+    "kinetics": Normalisation(mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737)),  # 3D-ResNets since 2020
+    "vaanet": Normalisation(mean=(100 / 255, 100 / 255, 100 / 255), std=(1, 1, 1)),
+    "imagenet": Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),  # timm's and torchvision's
+}
+
+
+def _normalisation(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in NORMALISATIONS:
+        names = ", ".join(NORMALISATIONS)
+        raise ValueError(f"must be one of {names}, or numbers as in {{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}")
+    return NORMALISATIONS[value]
+
+
+def _written(value: Normalisation) -> Any:
+    return next((name for name, known in NORMALISATIONS.items() if known == value), value.model_dump())
+
+
+NormalisationField = Annotated[Normalisation, BeforeValidator(_normalisation), PlainSerializer(_written)]
+
+
+def _last(value: Any) -> Any:
+    if value not in (None, "all") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError("must be the number of the backbone's last frozen child, counted from 0, or all")
+    return value
+
+
 class Stream(Part):
     """One ResNet.
 
     Attributes:
         backbone: as in `attnzoo.create_backbone`.
-        options: passed to the backbone's constructor.
+        options: passed to the backbone's constructor. The shortcut of a resnet3d is that of its file of weights.
         pretrained: load the published weights (downloads).
-        weights: a file of weights to load.
+        weights: a file of weights to load, see `attnzoo.backbones.load_weights`.
+        inflate: a 2D network, as in timm/resnet50, from whose published weights (downloads) a resnet3d starts.
+        normalisation: of the frames, as the weights want it: "half" for [-1, 1], "kinetics", "vaanet", "imagenet", or
+            {mean, std}. Cepstral coefficients are normalised by the model itself.
         freeze: the backbone's children 0 to this one are not trained and stay in eval mode: 5 is conv1, bn1, relu,
-            maxpool, layer1 and layer2, the paper's "layers 0-5". Attention injected there is trained all the same.
+            maxpool, layer1 and layer2, the paper's "layers 0-5"; "all" is the whole stream. Attention injected there is
+            trained all the same.
 
     >>> Stream(backbone="resnet3d/50", freeze=5).pretrained
     False
@@ -192,7 +212,17 @@ class Stream(Part):
     options: dict[str, Any] = Field(default_factory=dict)
     pretrained: bool = False
     weights: Path | None = None
-    freeze: Count | None = None
+    inflate: str | None = None
+    normalisation: NormalisationField = NORMALISATIONS["half"]
+    freeze: Annotated[int | Literal["all"] | None, BeforeValidator(_last)] = None
+
+    @model_validator(mode="after")
+    def _shortcut(self) -> "Stream":
+        # Kept with the settings, since a checkpoint is read without the file.
+        unknown = self.backbone.startswith("resnet3d/") and "shortcut" not in self.options
+        if unknown and self.weights and self.weights.is_file():
+            self.options["shortcut"] = shortcut_of(self.weights)
+        return self
 
     @field_validator("options")
     @classmethod
@@ -209,9 +239,10 @@ class Model(Part):
 
     Attributes:
         attn: attention in the ResNets.
+        audio_attn: attention in the audio ResNet, where it is another; "none" for none.
         visual: the 3D ResNet over each segment's frames.
         audio: the 2D ResNet over each segment's MFCC map.
-        width: d, to which both are projected.
+        width: d, to which both are projected; a ResNet with d features is not.
         fusion: how they are joined.
         dropout: before the classifier.
 
@@ -220,11 +251,32 @@ class Model(Part):
     """
 
     attn: AttentionField = Attention(name="none")
+    audio_attn: OwnAttentionField = None
     visual: Stream = Stream(backbone="resnet3d/101", freeze=5)
     audio: Stream = Stream(backbone="timm/resnet50")
     width: PositiveCount = 512
     fusion: FusionField = Fusion(name="concat")
     dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> "Model":
+        if self.audio_attn and "audio" not in self.audio_attn.streams:
+            raise ValueError("audio_attn is for the audio ResNet; leave its streams out")
+        if self.audio.normalisation != NORMALISATIONS["half"]:
+            raise ValueError("audio.normalisation is for frames; the model normalises cepstral coefficients itself")
+        return self
+
+    def attention(self, stream: StreamName) -> Attention | None:
+        """What a ResNet gets.
+
+        Args:
+            stream: "visual" or "audio".
+
+        >>> Model(attn="mpe", audio_attn="se").attention("audio").name
+        'se'
+        """
+        attn = self.audio_attn if stream == "audio" and self.audio_attn else self.attn
+        return attn if attn.name != "none" and stream in attn.streams else None
 
     def without_weights(self) -> "Model":
         """The same model from random weights.
@@ -232,36 +284,9 @@ class Model(Part):
         >>> Model(audio=Stream(backbone="timm/resnet18", pretrained=True)).without_weights().audio.pretrained
         False
         """
-        random = {"weights": None, "pretrained": False}
+        random = {"weights": None, "pretrained": False, "inflate": None}
         streams = {name: getattr(self, name).model_copy(update=random) for name in ("visual", "audio")}
         return self.model_copy(update=streams)
-
-
-class Training(Part):
-    """The optimisation.
-
-    Attributes:
-        epochs: passes over the training videos.
-        batch: videos per step.
-        lr: Adam's learning rate.
-        schedule: "constant", or "cosine" to zero over all steps.
-        weight_decay: Adam's.
-        seed: of weights, order, windows and crops.
-        workers: processes that load videos; 0 loads in the training process.
-        loss: cross-entropy, or one that minds the polarity of emotions.
-
-    >>> Training(lr=1e-3, schedule="cosine").epochs
-    50
-    """
-
-    epochs: PositiveCount = 50
-    batch: PositiveCount = 12
-    lr: Positive = 2e-6
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    seed: Count = 0
-    workers: Count = 2
-    loss: Loss = Loss()
 
 
 class Recipe(Part):
@@ -286,58 +311,3 @@ class Recipe(Part):
                 "it names a folder: letters, digits, '.', '_' and '-', with no '.' or '-' at the beginning"
             )
         return name
-
-
-class Grid(Part):
-    """What is varied; every attention is trained with every seed.
-
-    Attributes:
-        attn: attention of each row, in both streams or as the entry says; "none" is the plain network.
-        seeds: of each row.
-
-    >>> [entry.title for entry in Grid(attn=["none", "mpe"]).attn]
-    ['none', 'mpe']
-    """
-
-    attn: Annotated[tuple[AttentionField, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
-
-    @field_validator("attn")
-    @classmethod
-    def _distinct(cls, attn: tuple[AttentionField, ...]) -> tuple[AttentionField, ...]:
-        titles = [a.title for a in attn]
-        for title in titles:
-            if titles.count(title) > 1:
-                raise ValueError(f"two entries are called {title}; give each a label of its own")
-        return attn
-
-
-class GridRecipe(Recipe):
-    """A training and the grid over which a leaderboard repeats it; without a grid it is one training.
-
-    >>> [run.training.seed for run in GridRecipe(name="mine", grid={"attn": ["mpe"], "seeds": [0, 1]}).runs()]
-    [0, 1]
-    """
-
-    grid: Grid | None = None
-
-    def single(self, attn: AttentionField | None = None, seed: int | None = None) -> Recipe:
-        """One training of the grid.
-
-        Args:
-            attn: the attention; the model's own if None.
-            seed: the seed; the training's own if None.
-
-        >>> GridRecipe(name="mine").single(seed=3).training.seed
-        3
-        """
-        model = self.model if attn is None else self.model.model_copy(update={"attn": attn})
-        training = self.training if seed is None else self.training.model_copy(update={"seed": seed})
-        return Recipe(name=self.name, data=self.data, clip=self.clip, audio=self.audio, model=model, training=training)
-
-    def runs(self) -> Iterator[Recipe]:
-        """Every training of the grid, seed by seed, so that an interrupted grid has complete comparisons."""
-        grid = self.grid or Grid(attn=(self.model.attn,), seeds=(self.training.seed,))
-        for seed in grid.seeds:
-            for attn in grid.attn:
-                yield self.single(attn, seed)

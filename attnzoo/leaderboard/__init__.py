@@ -2,4 +2,4 @@
 
 from attnzoo.extras import need
 
-need("leaderboard", "sqlalchemy", "scipy", "jinja2", "plotly")
+need("leaderboard", "sqlalchemy", "scipy", "jinja2")

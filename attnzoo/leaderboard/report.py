@@ -1,309 +1,166 @@
-"""The leaderboard as a table for the terminal and as one HTML page that needs nothing but itself."""
+"""A board as a table for the terminal, and as a file: a page, a figure, or a table for a paper."""
 
 import html
-import math
-import os
-import statistics
-from collections.abc import Iterable, Sequence
-from importlib import resources
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment
-from plotly.offline import get_plotlyjs
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from attnzoo.leaderboard.stats import Row, comparable, summarise
+from attnzoo.extras import need
+from attnzoo.leaderboard.board import COSTS, Board, summarise
+from attnzoo.leaderboard.figure import draw
+from attnzoo.leaderboard.page import page
+from attnzoo.leaderboard.remarks import caveats, facts, verdict_rule
 from attnzoo.leaderboard.store import Run
+from attnzoo.leaderboard.wording import difference, interval, p_value, ranking, spread
+from attnzoo.profiling.report import check_place, render
+from attnzoo.profiling.report import write as write_file
+from attnzoo.profiling.sheets import Column, Sheet
 
-# Okabe and Ito's colours, told apart by the colour-blind too, without the black and the yellow that one theme swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-COLUMNS = ("Attention", "Accuracy, %", "n", "95 % CI", "Δ", "p", "Verdict", "Params, M", "MACs, G", "Train, s")
+SUFFIXES = (".html", ".png", ".svg", ".md", ".tex")
 
 
-def table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
+def table(board: Board) -> Table:
     """The leaderboard for the terminal.
 
     Args:
-        rows: of `summarise(runs)`.
-        runs: of one board.
+        board: of `summarise`.
 
-    Raises:
-        ValueError: no runs, or those of several boards.
-
-    >>> run = Run("1f", "demo", "se", 0, 0.9, ("joy",), ({},), 9, 99, 1.5, (), {}, "70/30", "d", "c", {}, "m", "t")
-    >>> table(summarise([run]), [run]).row_count
+    >>> run = Run("1f", "demo", "se", 0, 0.9, ("joy",), (), 9, 99, 1.5, (), {}, "70/30", "d", "c", {}, "m", "t")
+    >>> table(summarise([run])).row_count
     1
     """
-    facts = _facts(runs)
+    told = facts(board)
     made = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=escape(runs[0].board), caption_justify="left"
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=escape(board.name), caption_justify="left"
     )
     made.caption = escape(
-        "\n".join(f"{name}: {facts[name]}" for name in ("protocol", "data", "runs", "commit"))
-        + f"\naccuracy in %, mean ± sd over n runs; chance {facts['chance']}"
+        "\n".join(f"{name}: {told[name]}" for name in ("protocol", "split", "data", "runs", "commit"))
+        + f"\naccuracy in %, mean ± sd over n runs; chance {told['chance']}"
     )
+    printed = any("accuracy" in row.paper for row in board.rows)
+    costs = [key for key in ("params", "macs") if key in board.known]
     # On 80 columns it is the verdict and the names that wrap, never a number.
-    made.add_column("attention", overflow="fold", min_width=8)
-    for name in ("accuracy", "n", "95 % CI", f"Δ {_baseline(rows)}"):
+    made.add_column("row", overflow="fold", min_width=8)
+    for name in ("rank", "accuracy", "n", "95 % CI", f"Δ {board.baseline or 'baseline'}"):
         made.add_column(escape(name), justify="right", no_wrap=True)
     made.add_column("verdict", min_width=10)
-    for name in ("params\nM", "MACs\nG", "train\ns"):
+    for name in (*(("paper", "Δ paper") if printed else ()), *(f"{COSTS[k].head}\n{COSTS[k].unit}" for k in costs)):
         made.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        cells = (row.attn, _spread(row), str(row.n), _interval(row), _signed(row.difference), row.verdict)
-        costs = (f"{row.params / 1e6:.3f}", f"{row.macs / 1e9:.3f}", f"{row.seconds:.0f}")
-        made.add_row(*map(escape, cells + costs))
+    for row in board.rows:
+        change = f"{100 * row.against.difference:+.1f}" if row.against else "–"
+        cells = [row.label, ranking(row), spread(row), str(row.n), interval(row), change, row.verdict]
+        if printed:
+            paper, deviation = row.paper.get("accuracy"), row.deviation("accuracy")
+            cells += ["–" if paper is None else f"{paper:g}", "–" if deviation is None else f"{deviation:+.1f}"]
+        made.add_row(*map(escape, [*cells, *(COSTS[key].text(row.costs.get(key)) for key in costs)]))
     return made
 
 
-def write_page(runs: Sequence[Run], path: str | Path, *, baseline: str = "none") -> Path:
-    """The leaderboard as one HTML file that works offline and asks the network for nothing.
+def check(path: Path) -> None:
+    """Refuse a file that no board can be written to, before the statistics are worked out.
 
     Args:
-        runs: of one board; those that are not comparable with the newest are listed, but not counted.
-        path: where to write it, at once or not at all.
-        baseline: label of the attention to compare with.
+        path: the file.
+
+    Raises:
+        ValueError: another suffix than those of SUFFIXES, or a place that cannot be written to.
+        ImportError: what draws it is not installed.
+
+    >>> check(Path("board.pdf"))
+    Traceback (most recent call last):
+    ValueError: board.pdf must be a .html, .png, .svg, .md or .tex file
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    if path.suffix in (".png", ".svg"):
+        need("leaderboard", "matplotlib")
+    check_place(path)
+
+
+def write(runs: Sequence[Run], path: str | Path, *, baseline: str | None = None) -> Path:
+    """A board as a file, whole or not at all, of the kind that its suffix says.
+
+    Args:
+        runs: of one board; those that are not comparable with the newest are listed, but do not count.
+        path: .html for a page that works offline, .png or .svg for a figure, .md or .tex for a table.
+        baseline: label of the row to compare with, see `summarise`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: no runs, those of several boards, or a path that cannot be written.
+        ValueError: no runs, those of several boards, no such baseline, another suffix, or a file that cannot be
+            written.
+        ImportError: what draws a figure is not installed.
 
     >>> import tempfile
-    >>> run = Run("1f", "demo", "se", 0, 0.9, ("joy",), ({},), 9, 99, 1.5, (), {}, "70/30", "d", "c", {}, "m", "t")
+    >>> run = Run("1f", "demo", "se", 0, 0.9, ("joy", "fear"), (), 9, 99, 1.5, (), {}, "70/30", "d", "c", {}, "m", "t")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_page([run], f"{folder}/demo.html").name
-    'demo.html'
+    ...     write([run], f"{folder}/demo.md").read_text().splitlines()[2]
+    '| row | rank | accuracy (%) | runs | 95 % CI | verdict | Params (M) | MACs (G) | Train (s) |'
     """
-    rows, used = summarise(runs, baseline), comparable(runs)
-    counted = {run.id for run in used}
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("attnzoo.leaderboard").joinpath("page.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
-        board=runs[0].board,
-        facts=_facts(runs),
-        columns=[f"Δ {_baseline(rows)}" if name == "Δ" else name for name in COLUMNS],
-        rows=[_cells(row) for row in rows],
-        caveats=_caveats(rows, used),
-        figures=_figures(rows, used),
-        confusions={row.attn: _confusion([run for run in used if run.attn == row.attn]) for row in rows},
-        classes=used[0].classes,
-        runs=[(run, run.id in counted) for run in sorted(runs, key=lambda run: (run.attn, run.seed, run.finished))],
-        percent=_percent,
-        plotly=get_plotlyjs(),
-    )
-    return _write(Path(path), page)
-
-
-def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}; give a file, as in report.html") from error
+    path = Path(path)
+    check(path)
+    board = summarise(runs, baseline)
+    if path.suffix == ".html":
+        write_file(path, page(board))
+    elif path.suffix in (".png", ".svg"):
+        write_file(path, draw(board, path.suffix[1:]))
+    else:
+        format = {".md": "markdown", ".tex": "latex"}[path.suffix]
+        write_file(path, render([sheet(board, markdown=format == "markdown")], format))
     return path
 
 
-def _facts(runs: Sequence[Run]) -> dict[str, str]:
-    """What the figures rest on, in words."""
-    used = comparable(runs)
-    seeds = _distinct(str(run.seed) for run in sorted(used, key=lambda run: run.seed))
-    packages = sorted({(package, number) for run in used for package, number in run.versions.items()})
-    older = f"; {len(runs) - len(used)} older or of other data left out" if len(runs) > len(used) else ""
-    videos = _distinct(str(len(run.predictions)) for run in used)
-    return {
-        "protocol": used[0].protocol,
-        "data": used[0].data,
-        "runs": f"{len(used)} (seeds {seeds}; {videos} test videos each){older}",
-        "chance": f"{_percent(1 / len(used[0].classes))} % ({len(used[0].classes)} classes)",
-        "commit": _distinct(run.commit for run in used),
-        "versions": ", ".join(f"{package} {number}" for package, number in packages),
-        "machine": _distinct(run.machine for run in used),
-        "finished": max(run.finished for run in used),
-    }
+def sheet(board: Board, *, markdown: bool = False) -> Sheet:
+    """The ranking as a table for a paper; what stands below it says what it rests on and does not show.
 
+    Args:
+        board: of `summarise`.
+        markdown: whether what Markdown or HTML would read in a name is escaped.
 
-def _distinct(values: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(values))
+    >>> run = Run("1f", "demo", "s_e", 0, 0.9, ("joy",), (), 9, 99, 1.5, (), {}, "70/30", "d", "c", {}, "m", "t")
+    >>> sheet(summarise([run]), markdown=True).records[0]["row"]
+    's\\\\_e'
+    """
 
+    def safe(text: str) -> str:
+        return re.sub(r"([\\`*_\[\]#~])", r"\\\1", html.escape(text, quote=False)) if markdown else text
 
-def _caveats(rows: Sequence[Row], used: Sequence[Run]) -> list[str]:
-    """What the figures do not show."""
-    videos = min(len(run.predictions) for run in used)
-    error = _percent(max(row.test_se for row in rows))
-    found = [
-        f"One split, {videos} test videos: they alone leave a standard error of up to {error} points on each accuracy, "
-        "and more seeds do not lessen it. The ± is the spread over seeds, not over videos.",
+    base = safe(board.baseline or "")
+    shown = [
+        Column("row", "row"),
+        Column("rank", "rank", digits=0),
+        Column("accuracy", "accuracy (%)", digits=0),
+        Column("n", "runs", digits=0),
+        Column("ci", "95 % CI", digits=0),
+        *([Column("difference", f"difference from {base}", digits=0), Column("p", "p", digits=0)] if base else ()),
+        Column("verdict", "verdict"),
     ]
-    noises = [row.noise for row in rows if row.noise is not None]
-    if noises:
-        limits = " to ".join(dict.fromkeys((_percent(min(noises)), _percent(max(noises)))))
-        found.append(
-            f"A difference from {_baseline(rows)} of less than {limits} points, depending on the row "
-            "(twice its standard error, test set and seeds together) is inside the noise; so is one that the paired "
-            "t-test over seeds does not confirm (p < 0.05, not corrected for the number of rows)."
-        )
-    if any(row.n == 1 for row in rows):
-        found.append("Some attentions ran once: their spread over seeds is not known, and nothing is claimed of them.")
-    found.append("The training time is of this machine and whatever else it did; MACs and parameters are counted.")
-    return found
-
-
-def _cells(row: Row) -> list[tuple[str, str | float]]:
-    """A row of COLUMNS: what is shown and what is sorted by."""
-    unknown = "-Infinity"  # as JavaScript writes it
-    return [
-        (row.attn, row.attn),
-        (_spread(row), row.mean),
-        (str(row.n), row.n),
-        (_interval(row), row.ci[0] if row.ci else unknown),
-        (_signed(row.difference), unknown if row.difference is None else row.difference),
-        ("–" if row.p is None else f"{row.p:.3f}", unknown if row.p is None else row.p),
-        (row.verdict, row.verdict),
-        (f"{row.params / 1e6:.3f}", row.params),
-        (f"{row.macs / 1e9:.3f}", row.macs),
-        (f"{row.seconds:.0f}", row.seconds),
-    ]
-
-
-def _baseline(rows: Sequence[Row]) -> str:
-    return next((row.attn for row in rows if row.verdict == "baseline"), "baseline")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _spread(row: Row) -> str:
-    return _percent(row.mean) + (f" ± {_percent(row.sd)}" if row.sd is not None else "")
-
-
-def _interval(row: Row) -> str:
-    return f"{_percent(row.ci[0])}–{_percent(row.ci[1])}" if row.ci else "–"
-
-
-def _signed(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:+.1f}"
-
-
-def _confusion(runs: Sequence[Run]) -> list[list[tuple[int, float | None]]]:
-    """Videos over all seeds and their share of the row: a row per true class, a column per predicted one."""
-    classes = runs[0].classes
-    pairs = [(p.get("label"), p.get("predicted")) for run in runs for p in run.predictions]
-    counts = [[pairs.count((label, predicted)) for predicted in classes] for label in classes]
-    return [[(count, count / sum(row) if sum(row) else None) for count in row] for row in counts]
-
-
-def _figures(rows: Sequence[Row], runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Title -> plotly figure."""
-    looks = {
-        attn: {"colour": COLOURS[i % 6], "symbol": SYMBOLS[i // 6 % 6], "dash": DASHES[i // 6 % 6]}
-        for i, attn in enumerate(dict.fromkeys(run.attn for run in runs))
-    }
-    chance = 1 / len(runs[0].classes)
-    figures = {
-        "Accuracy against computation": _cost(rows, looks, chance, "macs", 1e9, "MACs of one video, G"),
-        "Accuracy against size": _cost(rows, looks, chance, "params", 1e6, "parameters, M"),
-    }
-    measures = dict.fromkeys(key for run in runs for epoch in run.history for key in epoch)
-    for key in measures:
-        if key.endswith(("loss", "accuracy")):
-            figures[f"{key.replace('_', ' ').capitalize()} by epoch, mean over seeds"] = _curves(runs, looks, key)
-    return figures
-
-
-def _cost(
-    rows: Sequence[Row], looks: dict[str, dict[str, str]], chance: float, cost: str, unit: float, title: str
-) -> dict[str, Any]:
-    """Accuracy with its spread over seeds against a cost, a point per attention."""
-    costs = [getattr(row, cost) / unit for row in rows]
-    width, middle = (max(costs) - min(costs)) or max(costs) or 1.0, (max(costs) + min(costs)) / 2
-    low = min([chance, *(row.mean - (row.sd or 0) for row in rows)]) - 0.05
-    high = max([chance, *(row.mean + (row.sd or 0) for row in rows)]) + 0.05
-    labelled = len(rows) <= 6  # names beside more points lie on each other; a legend tells them apart
-    points = []
-    for i, (row, x) in enumerate(zip(rows, costs, strict=True)):
-        look, name = looks[row.attn], _plain(row.attn)
-        crowd = sum(
-            abs(x - costs[j]) < 0.2 * width and rows[j].mean - row.mean < 0.05 * (high - low) for j in range(i)
-        )  # points above this one whose names would lie on its own
-        points.append(
+    if any("accuracy" in row.paper for row in board.rows):
+        shown += [Column("paper", "paper (%)", digits=0), Column("deviation", "deviation", digits=0)]
+    shown += [Column(key, f"{COSTS[key].head} ({COSTS[key].unit})", digits=0) for key in board.known]
+    records = []
+    for row in board.rows:
+        paper, deviation = row.paper.get("accuracy"), row.deviation("accuracy")
+        records.append(
             {
-                "type": "scatter",
-                "name": name,
-                "mode": "markers+text" if labelled else "markers",
-                "x": [x],
-                "y": [row.mean],
-                "error_y": {"type": "data", "array": [row.sd or 0.0], "color": look["colour"], "thickness": 1.5},
-                "marker": {"size": 10, "color": look["colour"], "symbol": look["symbol"]},
-                "text": [f" {name} "],
-                "textposition": f"{('middle', 'bottom', 'top')[crowd % 3]} {'left' if x > middle else 'right'}",
-                "hovertext": [f"{name}: {_spread(row)} %, {x:.4g} {title[-1]}"],
-                "hoverinfo": "text",
+                "row": safe(row.label),
+                "rank": ranking(row),
+                "accuracy": spread(row),
+                "n": str(row.n),
+                "ci": interval(row),
+                "difference": difference(row),
+                "p": p_value(row.p),
+                "verdict": row.verdict,
+                "paper": "–" if paper is None else f"{paper:g}",
+                "deviation": "–" if deviation is None else f"{deviation:+.1f}",
+                **{key: COSTS[key].text(row.costs.get(key)) for key in board.known},
             }
         )
-    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": chance, "y1": chance}
-    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": chance, "yanchor": "bottom", "showarrow": False}
-    layout = _layout(title, "test accuracy")
-    layout["xaxis"]["range"] = [min(costs) - 0.1 * width, max(costs) + 0.1 * width]
-    layout["yaxis"] |= {"range": [low, high], "tickformat": ".0%"}
-    layout["showlegend"] = not labelled
-    layout["shapes"] = [line | {"line": {"color": "#888888", "dash": "dot", "width": 1.5}}]
-    layout["annotations"] = [note | {"text": f"chance {_percent(chance)} %"}]
-    return {"data": points, "layout": layout}
-
-
-def _curves(runs: Sequence[Run], looks: dict[str, dict[str, str]], key: str) -> dict[str, Any]:
-    """A measure of the history, mean over seeds, against epochs."""
-    lines = []
-    for attn, look in looks.items():
-        values: dict[float, list[float]] = {}
-        for run in runs:
-            for epoch in run.history:
-                if run.attn == attn and math.isfinite(epoch.get(key, math.nan)):
-                    values.setdefault(epoch["epoch"], []).append(epoch[key])
-        lines.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": _plain(attn),
-                "x": sorted(values),
-                "y": [statistics.fmean(values[epoch]) for epoch in sorted(values)],
-                "line": {"color": look["colour"], "dash": look["dash"], "width": 2},
-                "marker": {"size": 5, "color": look["colour"], "symbol": look["symbol"]},
-            }
-        )
-    layout = _layout("epoch", key.replace("_", " "))
-    layout["yaxis"]["tickformat"] = ".0%" if key.endswith("accuracy") else ""
-    layout["xaxis"]["dtick"] = math.ceil(max((len(line["x"]) for line in lines), default=1) / 10) or 1
-    return {"data": lines, "layout": layout}
-
-
-def _layout(x: str, y: str) -> dict[str, Any]:
-    """What all figures share; the colours of text and grid are the page's, so that they follow its theme."""
-    return {
-        "xaxis": {"title": {"text": _plain(x), "standoff": 8}, "automargin": True, "zeroline": False},
-        "yaxis": {"title": {"text": _plain(y)}, "automargin": True, "zeroline": False},
-        "margin": {"l": 50, "r": 10, "t": 10, "b": 45},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": -0.25},
-        "font": {"family": "system-ui, sans-serif", "size": 13},
-        "hovermode": "closest",
-    }
-
-
-def _plain(name: str) -> str:
-    """A name that plotly, which reads tags but no quotes in its texts, shows as it is."""
-    return html.escape(name, quote=False)
+    notes = [*(f"{name}: {value}" for name, value in facts(board).items()), verdict_rule(board), *caveats(board)]
+    return Sheet(board.name, safe(board.name), shown, records, [safe(note) for note in notes])

@@ -71,11 +71,20 @@ class PyramidSqueezeAttention(nd.Attention):
         hidden = nd.squeeze(width, reduction)
         self.fc1 = conv(width, hidden, 1)
         self.fc2 = conv(hidden, width, 1)
+        self.branch_names = tuple(f"kernel {k}" for k in kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve features x (N, C, *spatial) into (N, out_channels, *spatial / stride)."""
         self.check(x)
         branches = [conv(x) for conv in self.convs]
-        squeezed = [self.fc2(self.fc1(b.mean(nd.axes(b), keepdim=True)).relu()).sigmoid() for b in branches]
-        weights = torch.stack(squeezed).softmax(0)
+        weights = self._weights(branches)
         return torch.cat([b * w for b, w in reversed(list(zip(branches, weights, strict=True)))], 1)
+
+    def branch_weights(self, x: Tensor) -> Tensor:
+        """Weights (N, branches) for features x (N, C, *spatial), averaged over channels."""
+        return self._weights([conv(x) for conv in self.convs]).flatten(2).mean(2).T
+
+    def _weights(self, branches: list[Tensor]) -> Tensor:
+        """Weights (branches, N, out_channels / branches, 1, ...), summing to 1 over the branches."""
+        squeezed = [self.fc2(self.fc1(b.mean(nd.axes(b), keepdim=True)).relu()).sigmoid() for b in branches]
+        return torch.stack(squeezed).softmax(0)

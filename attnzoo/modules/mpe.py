@@ -108,6 +108,8 @@ class MultiScaleParallelEnhancement(nd.Gate):
             self.branch_logits = nn.Parameter(torch.zeros(n))
         if combine != "weighted":
             self.concat = conv(n * c, c, 1)
+        if combine != "concat" and fusion != "max":
+            self.branch_names = tuple(f"dilation {d}" for d in dilations)
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, groups, *spatial) of features x (N, C, *spatial): sigmoid(W), plus 1 for the residual."""
@@ -121,7 +123,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
 
     def _cross_spatial(self, x: Tensor) -> Tensor:
         """W (N, groups, *spatial) of features x (N, C, *spatial)."""
-        group_x = x.reshape(-1, x.shape[1] // self.groups, *x.shape[2:])  # (N * groups, c, *spatial)
+        group_x = self._grouped(x)
         gated = group_x
         for strip in nd.unstrip(self.strip(nd.strips(group_x)), x.shape[2:]):
             gated = gated * strip.sigmoid()
@@ -129,7 +131,16 @@ class MultiScaleParallelEnhancement(nd.Gate):
         x2 = self._fuse([branch(group_x) for branch in self.branches], group_x)
         return nd.cross_spatial(x1, x2).reshape(-1, self.groups, *x.shape[2:])
 
-    def branch_weights(self, group_x: Tensor) -> Tensor:
+    def branch_weights(self, x: Tensor) -> Tensor:
+        """Weights (N, branches) for features x (N, C, *spatial), averaged over groups, and over frames if folded."""
+        maps = x.transpose(1, 2).flatten(0, 1) if self.temporal == "folded" else x
+        return self._weights(self._grouped(maps)).reshape(x.shape[0], -1, len(self.branches)).mean(1)
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        """Groups in the batch: (N * groups, c, *spatial) of features x (N, C, *spatial)."""
+        return x.reshape(-1, x.shape[1] // self.groups, *x.shape[2:])
+
+    def _weights(self, group_x: Tensor) -> Tensor:
         """Weights of the branches, summing to 1: (N * groups, branches) for group_x (N * groups, c, *spatial)."""
         if self.fusion == "dynamic":
             logits: Tensor = self.branch_gate(group_x.mean(nd.axes(group_x), keepdim=True)).flatten(1)
@@ -146,6 +157,6 @@ class MultiScaleParallelEnhancement(nd.Gate):
         if self.combine != "concat" and self.fusion == "max":
             terms.append(reduce(torch.maximum, features))
         elif self.combine != "concat":
-            weights = self.branch_weights(group_x).unbind(1)
+            weights = self._weights(group_x).unbind(1)
             terms += [nd.expand(w.unsqueeze(1), f) * f for w, f in zip(weights, features, strict=True)]
         return sum(terms[1:], terms[0])

@@ -79,14 +79,26 @@ class SelectiveKernel(nd.Attention):
         if norm:
             self.fc = nn.Sequential(self.fc, nn.BatchNorm1d(hidden), nn.ReLU())
         self.fcs = nn.ModuleList(nn.Linear(hidden, width, bias) for _ in kernels)
+        self.branch_names = tuple(f"kernel {k}" for k in kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve features x (N, C, *spatial) into (N, out_channels, *spatial / stride)."""
         self.check(x)
-        parts = x.chunk(len(self.convs), 1) if self.split else (x,) * len(self.convs)
-        branches = [conv(part) for conv, part in zip(self.convs, parts, strict=True)]
-        pooled = self.fc(sum(branches[1:], branches[0]).mean(nd.axes(x)))
-        weights = torch.stack([fc(pooled) for fc in self.fcs]).softmax(0)
+        branches = self._branches(x)
+        weights = self._weights(branches)
         terms = [nd.expand(w, b) * b for w, b in zip(weights, branches, strict=True)]
         mixed: Tensor = sum(terms[1:], terms[0])
         return mixed
+
+    def branch_weights(self, x: Tensor) -> Tensor:
+        """Weights (N, branches) for features x (N, C, *spatial), averaged over channels."""
+        return self._weights(self._branches(x)).mean(2).T
+
+    def _branches(self, x: Tensor) -> list[Tensor]:
+        parts = x.chunk(len(self.convs), 1) if self.split else (x,) * len(self.convs)
+        return [conv(part) for conv, part in zip(self.convs, parts, strict=True)]
+
+    def _weights(self, branches: list[Tensor]) -> Tensor:
+        """Weights (branches, N, out_channels), summing to 1 over the branches."""
+        pooled = self.fc(sum(branches[1:], branches[0]).mean(nd.axes(branches[0])))
+        return torch.stack([fc(pooled) for fc in self.fcs]).softmax(0)

@@ -2,7 +2,6 @@
 
 import html
 import io
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.extras import need
-from attnzoo.profiling.report import Column, Sheet, Units, write
+from attnzoo.profiling.report import check_place, write
+from attnzoo.profiling.sheets import Column, Sheet, Units
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
 COLOURS = {"mid": "#0072B2", "out": "#D55E00", "conv": "#009E73", "stage": "#CC79A7"}
@@ -26,7 +26,7 @@ def check(path: Path) -> None:
         path: the file.
 
     Raises:
-        ValueError: neither .png nor .html.
+        ValueError: neither .png nor .html, or a place that cannot be written to.
         ImportError: what draws it is not installed.
 
     >>> check(Path("cost.gif"))
@@ -39,6 +39,7 @@ def check(path: Path) -> None:
         need("leaderboard", "plotly")
     else:
         raise ValueError(f"chart {path} must be a .png or an .html file")
+    check_place(path)
 
 
 def draw(sheets: Sequence[Sheet], path: Path, units: Units = "decimal") -> None:
@@ -94,6 +95,32 @@ def _area(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> fl
     return float(max(AREA / 100, AREA * abs(record["bytes_moved_added"]) / largest))
 
 
+def _point(record: Mapping[str, Any]) -> tuple[float, float]:
+    return _at(record["param_count_added"]), _at(record["macs_added"])
+
+
+def _names(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where the name of each point begins: right of it, as near as it lies on no other name or point."""
+    (left, right), (low, top) = ((min(*v, 0.0), max(*v, 0.0)) for v in zip(*points, strict=True))
+    wide, high = right - left or 1.0, top - low or 1.0
+    length, height, gap = 0.12 * wide, 0.044 * high, 0.02 * wide
+    names: list[tuple[float, float]] = []
+    for x, y in points:
+        steps = (y + height * step * sign for step in range(len(points)) for sign in (1, -1))
+        beside = next(
+            (
+                at
+                for at in steps
+                if low - 0.1 * high < at < top + 0.1 * high
+                and all(abs(x + gap - a) >= length or abs(at - b) >= 0.99 * height for a, b in names)
+                and not any(0 < a - x < length + gap and abs(at - b) < 0.6 * height for a, b in points)
+            ),
+            y,
+        )
+        names.append((x + gap, beside))
+    return names
+
+
 def _png(panels: Sequence[Panel], units: Units) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -104,23 +131,12 @@ def _png(panels: Sequence[Panel], units: Units) -> bytes:
     FigureCanvasAgg(figure)
     for i, (title, records) in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
-        points = [(_at(r["param_count_added"]), _at(r["macs_added"])) for r in records]
-        wide, high = (max(*v, 0.0) - min(*v, 0.0) or 1.0 for v in zip(*points, strict=True))
-        taken: list[tuple[float, float]] = []
-        for (x, y), record in zip(points, records, strict=True):
+        points = [_point(r) for r in records]
+        for (x, y), place, record in zip(points, _names(points), records, strict=True):
             colour = COLOURS[record["site"]]
             axes.scatter(x, y, s=_area(record, records), color=colour, alpha=0.35, linewidth=0)
             axes.scatter(x, y, s=6, color=colour)
-            # The nearest place where the name lies on no other one.
-            steps = (0.045 * high * step * sign for step in itertools.count() for sign in (1, -1))
-            beside = next(
-                y + dy
-                for dy in steps
-                if all(abs(x - a) > 0.12 * wide or abs(y + dy - b) > 0.044 * high for a, b in taken)
-            )
-            taken.append((x, beside))
-            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5} if beside != y else None
-            place = (x + 0.02 * wide, beside)
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5} if place[1] != y else None
             axes.annotate(record["attn"], (x, y), place, fontsize=9, va="center", arrowprops=line)
         for column, axis, set_label in (
             ("param_count", axes.xaxis, axes.set_xlabel),
@@ -146,18 +162,17 @@ def _page(panels: Sequence[Panel], units: Units) -> str:
 
     body, calls = [], []
     for i, (panel, records) in enumerate(panels):
-        points = []
+        traces = []
         for site in dict.fromkeys(record["site"] for record in records):
             some = [record for record in records if record["site"] == site]
-            points.append(
+            across, up = zip(*map(_point, some), strict=True)
+            traces.append(
                 {
                     "type": "scatter",
-                    "mode": "markers+text",
+                    "mode": "markers",
                     "name": f"site {site}",
-                    "x": [_at(r["param_count_added"]) for r in some],
-                    "y": [_at(r["macs_added"]) for r in some],
-                    "text": [html.escape(r["attn"], quote=False) for r in some],
-                    "textposition": [_side(r, records) for r in some],
+                    "x": across,
+                    "y": up,
                     "hovertext": [_told(r, units) for r in some],
                     "hoverinfo": "text",
                     "marker": {
@@ -167,6 +182,7 @@ def _page(panels: Sequence[Panel], units: Units) -> str:
                     },
                 }
             )
+        points = [_point(r) for r in records]
         layout: dict[str, Any] = {
             "height": 560,
             "margin": {"t": 30},
@@ -174,12 +190,28 @@ def _page(panels: Sequence[Panel], units: Units) -> str:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": "#888888"},
+            "annotations": [
+                {
+                    "text": html.escape(record["attn"], quote=False),
+                    "x": x,
+                    "y": y,
+                    "ax": beside,
+                    "ay": level,
+                    "axref": "x",
+                    "ayref": "y",
+                    "xanchor": "left",
+                    "arrowhead": 0,
+                    "arrowwidth": 0.5,
+                    "arrowcolor": COLOURS[record["site"]],
+                }
+                for record, (x, y), (beside, level) in zip(records, points, _names(points), strict=True)
+            ],
         }
         for axis, column, what in (("xaxis", "param_count", "parameters"), ("yaxis", "macs", "MACs")):
             ticks, names, title = _axis([r[f"{column}_added"] for r in records], what, units)
             layout[axis] = {"tickvals": ticks, "ticktext": names, "title": {"text": title}, "gridcolor": "#8884"}
         body.append(f'<h2>{html.escape(panel)}</h2><div id="chart{i}"></div>')
-        data = json.dumps([points, layout]).replace("</", "<\\/")
+        data = json.dumps([traces, layout]).replace("</", "<\\/")
         calls.append(f"Plotly.newPlot('chart{i}', ...{data}, {{displaylogo: false, responsive: true}});")
     return "\n".join(
         [
@@ -191,14 +223,6 @@ def _page(panels: Sequence[Panel], units: Units) -> str:
             f"<script>{' '.join(calls)}</script></body></html>\n",
         ]
     )
-
-
-def _side(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """On which side of its point a name stands: those of near points on different ones."""
-    here = _at(record["param_count_added"]), _at(record["macs_added"])
-    before = itertools.takewhile(lambda other: other is not record, records)
-    near = sum(math.dist(here, (_at(o["param_count_added"]), _at(o["macs_added"]))) < 1 for o in before)
-    return ("top center", "bottom center", "middle right", "middle left")[near % 4]
 
 
 def _told(record: Mapping[str, Any], units: Units) -> str:

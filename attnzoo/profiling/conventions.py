@@ -62,8 +62,15 @@ BATCH_NORMS = {
     "cudnn_batch_norm",
     "native_batch_norm",
 }
-# Matrix products for which torch has no formula: the multiply-accumulates are the elements of that argument.
-PRODUCTS = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
+# Matrix products for which torch has no formula: multiply-accumulates by the tensors that each is given.
+PRODUCTS: dict[str, Callable[..., int]] = {
+    **dict.fromkeys(("mv", "dot", "vdot"), lambda a, _: a.numel()),
+    "addmv": lambda _, a, b: a.numel(),
+    # nn.Bilinear: x W for each output, and the products with y.
+    "_trilinear": lambda x, w, y: y.numel() * w.shape[0] * (w.shape[1] + 1),
+    # One direction of one layer of nn.LSTM on a CPU.
+    "mkldnn_rnn_layer": lambda x, w, r, *_: x.numel() // x.shape[-1] * (w.numel() + r.numel()),
+}
 
 # A mean and a sum of squares take a subtraction, a product and two sums; normalizing takes two more, an affine map two.
 FLOPS_PER_ELEMENT = {
@@ -209,7 +216,7 @@ def cost_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
         flops = _registry()[packet](*args, **kwargs, out_val=out)
         macs = flops // 2
     elif what == "product":
-        macs = given[PRODUCTS[name]].numel()
+        macs = PRODUCTS[name](*given)
     elif what == "pointwise":
         elements = sum(t.numel() for t in written)
     elif what == "reduction":

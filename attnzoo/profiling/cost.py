@@ -36,6 +36,9 @@ class Part:
 class Cost:
     """What a network or module costs: one forward pass in eval mode, and the memory that a training step keeps.
 
+    A recurrent layer is taken apart into the steps of its cells: its `macs` are those of every device, but `kernels`,
+    bytes and `saved` are not those of a device that has one kernel for all steps, as the CPU has for nn.LSTM.
+
     Attributes:
         params: number of parameters, a shared one counted once.
         trainable: how many of them require a gradient.
@@ -51,13 +54,15 @@ class Cost:
         kernels: operations that launch one, which is all that are neither views nor bookkeeping.
         saved: bytes of activations kept for the backward pass in train mode, each storage once, without parameters and
             buffers but with the input. That is taken to need a gradient, as inside a network, unless some parameter
-            is frozen. As on the CPU: other devices keep smaller masks of dropout. 0 where gradients are impossible,
-            None where it was not measured.
+            is frozen. As on the CPU: other devices keep smaller masks of dropout. Gradients, the state of an optimizer
+            and what a kernel takes for itself while it runs come on top. 0 where gradients are impossible, None where
+            it was not measured.
         zeros: calls of each operation that `counter` counts as nothing, views left out.
         zeros_by_counter: the same for every convention.
         unknown: operations whose cost nobody has declared: custom ones, Fourier transforms, and the like. None of the
             conventions holds anything for them; `attnzoo.profiling.register_cost` declares one.
-        modules: the share of each module, by its path in the state dict; "" is the whole.
+        modules: the share of each module, by its path in the state dict; "" is the whole. Wrappers do not show: what
+            torch.compile or DataParallel holds has the path of the wrapper, without "_orig_mod" and "module".
         attention: the share of all attention, that of `attnzoo.attentions`.
         device: "meta", or "cpu" for a network that cannot run without values and was therefore run on a real copy.
 

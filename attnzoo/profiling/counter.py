@@ -7,7 +7,7 @@ import collections
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnzoo.inject import Attached, attentions
 from attnzoo.profiling.conventions import THOP, composite, cost_of, kind, tensors
 from attnzoo.profiling.cost import COUNTERS, Cost, Counter, Part
+from attnzoo.profiling.inputs import Size, Sizes, reason, sizes_of
 from attnzoo.profiling.twin import Remembering, Uncopyable, call, fused_attention, opened, plain, twin, undisturbed
-
-Sizes = tuple[tuple[int, ...], ...]
 
 
 def profile(
     model: nn.Module,
-    input_size: Sequence[int] | Sequence[Sequence[int]] = (1, 3, 224, 224),
+    input_size: Size = (1, 3, 224, 224),
     *,
     counter: Counter = "fvcore",
     memory: bool = True,
@@ -43,17 +42,15 @@ def profile(
         memory: whether to measure `Cost.saved`, which takes a pass of its own, in train mode.
 
     Raises:
-        ValueError: an unknown counter, an input size that the model cannot take, or a model that cannot be copied (the
-            line says which).
+        ValueError: an unknown counter, an input size that the model cannot take, no model, or one that cannot be copied
+            (the line says which).
 
     >>> profile(nn.Conv2d(3, 8, 3, padding=1), (1, 3, 10, 10)).macs == 3 * 8 * 3 * 3 * 10 * 10
     True
     """
     if counter not in COUNTERS:
         raise ValueError(f"counter {counter!r} must be one of {', '.join(COUNTERS)}")
-    several = [tuple(one) for one in input_size if isinstance(one, Sequence)]
-    size: Sizes = tuple(several) if several else (tuple(int(n) for n in cast(Sequence[int], input_size)),)
-    model = plain(model)
+    size, model = sizes_of(input_size), plain(model)
     with undisturbed():
         try:
             device, (tally, saved) = "meta", _measure(model, size, counter, memory, "meta")
@@ -63,13 +60,13 @@ def profile(
             # Most likely the size; but a network may need values, and each says so in its own way. So it is tried.
             try:
                 device, (tally, saved) = "cpu", _measure(model, size, counter, memory, "cpu")
-            except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+            except Exception as error:
                 with contextlib.suppress(Exception):  # indices, as an embedding takes
                     device, (tally, saved) = "meta", _measure(model, size, counter, memory, "meta", torch.long)
                     return _cost(model, tally, saved, counter, size, device)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(
-                    f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: {reason}"
+                    f"input size {', '.join(map(str, size))} cannot go through this {type(model).__name__}: "
+                    f"{reason(error)}"
                 ) from error
     return _cost(model, tally, saved, counter, size, device)
 
@@ -297,11 +294,15 @@ def _parameters(module: nn.Module, held: dict[nn.Module, frozenset[Tensor]]) -> 
     return held[module]
 
 
+# Functions that fvcore sees as one operation, of which it charges the first alone.
+FVCORE_WHOLE = {"adaptive_avg_pool2d", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
 class _Whole(TorchFunctionMode):
     """Sees functions before they are taken apart, on the meta device otherwise than where they will run.
 
-    fvcore charges adaptive_avg_pool2d, but not the mean that the dispatcher gets of it. Attention over tokens becomes
-    one kernel, as on a real device.
+    fvcore charges adaptive_avg_pool2d, but not the mean that the dispatcher gets of it; and recurrent layers nothing.
+    Attention over tokens becomes one kernel, as on a real device.
 
     Args:
         tally: of the pass; None while memory is measured.
@@ -316,7 +317,7 @@ class _Whole(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name not in ("adaptive_avg_pool2d", "scaled_dot_product_attention"):
+        if name not in FVCORE_WHOLE:
             if getattr(func, "__globals__", None) is not vars(F):
                 return func(*args, **kwargs)
             with self:

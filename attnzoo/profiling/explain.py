@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnzoo.profiling.cost import Cost
 from attnzoo.profiling.external import PARAMS, External, measure_all, pack
-from attnzoo.profiling.report import Column, Sheet
+from attnzoo.profiling.sheets import Column, Sheet
 from attnzoo.profiling.table import Row
 
 TOLERANCE = 0.01
@@ -31,7 +31,8 @@ def beside(sheet: Sheet, rows: Sequence[Row], models: Sequence[nn.Module], tools
     Raises:
         ValueError: an unknown tool.
 
-    >>> from attnzoo.profiling.table import compare, sheet
+    >>> from attnzoo.profiling.layout import sheet
+    >>> from attnzoo.profiling.table import compare
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 1))
     >>> rows = list(compare(network, [], input_size=(1, 3, 4, 4)))
     >>> beside(sheet("tiny", "", rows, ["macs"]), rows, [network], ["thop"]).records[0]["flops_thop_run"]
@@ -41,9 +42,10 @@ def beside(sheet: Sheet, rows: Sequence[Row], models: Sequence[nn.Module], tools
     fitting = [(model, record, cost) for model, record, cost in counted if cost]
     found = measure_all(tools, [model for model, _, _ in fitting], [cost.input_size for _, _, cost in fitting])
     columns = list(sheet.columns)
-    unit = next(column.unit for column in columns if column.key == "macs")
+    macs = next(column for column in columns if column.key == "macs")
     for tool, said in found[0].items():
-        columns.append(Column(f"flops_{tool}_run", f"{tool} {re.split('[.-]post|-', said.version)[0]}", unit, "run", 4))
+        head = f"{tool} {re.split('[.-]post|-', said.version)[0]}"
+        columns.append(replace(macs, key=f"flops_{tool}_run", head=head, of="run"))
         columns.append(Column(f"flops_{tool}_off", "off MACs", "%", digits=2, signed=True))
     records = {id(record): dict(record) for record in sheet.records}
     notes: dict[str, list[str]] = defaultdict(list)

@@ -23,13 +23,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from attnzoo.profiling.inputs import Size, Sizes, reason, sizes_of
+
 Tool = Literal["fvcore", "thop"]
 TOOLS: tuple[str, ...] = get_args(Tool)
 
-Size = Sequence[int] | Sequence[Sequence[int]]
 PARAMS = "parameters"  # among the shares of thop
 
-Job = tuple[str, bytes, list[tuple[int, ...]]]  # tool, the pickled model, sizes of its inputs
+Job = tuple[str, bytes, Sizes]  # tool, the pickled model, sizes of its inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def measure_all(
         For each model what each tool said.
 
     Raises:
-        ValueError: an unknown tool, or another number of sizes than of models.
+        ValueError: an unknown tool, an input size that is none, or another number of sizes than of models.
 
     >>> two = measure_all(["fvcore"], [nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 2)], [(1, 3, 4, 4), (1, 3, 5)])
     >>> two[0]["fvcore"].flops, bool(two[1]["fvcore"].error)
@@ -103,25 +104,15 @@ def measure_all(
         try:
             packed = pack(model)
         except Exception as error:  # a model may raise anything while it is pickled
-            found[i] = {tool: _failed(tool, _line(error)) for tool in tools}
+            found[i] = {tool: _failed(tool, reason(error)) for tool in tools}
         else:
-            waiting += [(i, (tool, packed, _sizes(size))) for tool in tools]
+            waiting += [(i, (tool, packed, sizes_of(size))) for tool in tools]
     while waiting:
         results = _run([job for _, job in waiting], timeout)
         for (i, (tool, _, _)), result in zip(waiting, results, strict=False):
             found[i][tool] = result
         waiting = waiting[len(results) :]
     return found
-
-
-def _sizes(size: Size) -> list[tuple[int, ...]]:
-    several = [tuple(one) for one in size if isinstance(one, Sequence)]
-    return several or [tuple(size)]  # type: ignore[arg-type]  # of numbers, then
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _failed(tool: str, error: str) -> External:
@@ -181,10 +172,10 @@ def _run(jobs: list[Job], timeout: float) -> list[External]:
     if len(results) < len(jobs):
         said = child.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with {child.returncode}"]
         if any(line.startswith("Timeout (") for line in said):  # of faulthandler
-            reason = f"no result in {timeout:g} s"
+            why = f"no result in {timeout:g} s"
         else:
-            reason = f"it died of {signal.Signals(-child.returncode).name}" if child.returncode < 0 else said[-1]
-        results.append(_failed(jobs[len(results)][0], reason))
+            why = f"it died of {signal.Signals(-child.returncode).name}" if child.returncode < 0 else said[-1]
+        results.append(_failed(jobs[len(results)][0], why))
     return results
 
 
@@ -202,7 +193,7 @@ def _serve() -> None:
             with torch.no_grad():
                 result = {"fvcore": _fvcore, "thop": _thop}[tool](model, inputs)
         except Exception as error:  # a tool or a model may raise anything
-            result = _failed(tool, _line(error))
+            result = _failed(tool, reason(error))
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps(asdict(result)), file=answers, flush=True)
 

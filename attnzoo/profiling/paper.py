@@ -1,7 +1,7 @@
 """A paper's printed costs held against ours: the verdict comes of rounding our integer as the paper prints its own."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from attnzoo.profiling.cost import Cost
 from attnzoo.profiling.counter import profile
 from attnzoo.profiling.recipe import Paper, PaperRow
-from attnzoo.profiling.report import Column, Sheet, Units, scale
+from attnzoo.profiling.sheets import Column, Sheet, Units, scale
 from attnzoo.profiling.table import default_size
+from attnzoo.profiling.twin import Remembering, twin, undisturbed
 
+MACS_2BN = "macs+2bn"
 AS_PRINTED = "as printed"
 TRUNCATED = "truncated"
 
@@ -147,50 +149,48 @@ def measure(paper: Paper, build: Callable[[str, int | None], nn.Module]) -> Iter
     >>> [r.verdict for r in measure(paper, lambda name, classes: create_backbone(name, num_classes=classes))]
     ['equal as printed']
     """
-    plains: dict[int, tuple[nn.Module, Cost, int]] = {}
+    plains: dict[int, tuple[nn.Module, Cost]] = {}
     for row in paper.rows:
         try:
             if row.num_classes not in plains:
                 network = build(paper.network.backbone, row.num_classes)
                 size = paper.network.input_size or default_size(network)
-                plains[row.num_classes] = (network, profile(network, size, memory=False), _batch_norm(network, size))
-            network, plain, _ = plains[row.num_classes]
-            size = plain.input_size[0]
+                plains[row.num_classes] = network, profile(network, size, memory=False)
+            network, plain = plains[row.num_classes]
             model = row.attention.put_into(network)
-            cost = profile(model, size, memory=False)
+            cost = profile(model, plain.input_size, memory=False)
         except (ValueError, TypeError) as error:
             raise ValueError(f"row {row.label} of {paper.title}: {error}") from error
-        counts = _counts(cost, _batch_norm(model, size))
-        counter = row.counter or _counter(row.flops, counts, paper)
-        flops = counts[counter]
-        plain_flops = _counts(plain, plains[row.num_classes][2])[counter]
+        counter = row.counter or _counter(row.flops, paper, model, cost)
         yield Result(
             row,
             counter,
             counter != paper.counter,
             plain,
-            plain_flops,
+            _flops(counter, network, plain),
             cost,
             judge(row.params, cost.params, scale("M", paper.units)),
-            judge(row.flops, flops, scale("G", paper.units)),
+            judge(row.flops, _flops(counter, model, cost), scale("G", paper.units)),
         )
 
 
-def _counter(printed: str, counts: Mapping[str, int], paper: Paper) -> str:
+def _counter(printed: str, paper: Paper, model: nn.Module, cost: Cost) -> str:
     """The paper's convention, unless the row is equal as printed under another one alone."""
 
     def equal(name: str) -> str:
-        return judge(printed, counts[name], scale("G", paper.units)).equal
+        return judge(printed, _flops(name, model, cost), scale("G", paper.units)).equal
 
-    others = (name for name in counts if not equal(paper.counter) and equal(name) == AS_PRINTED)
-    return next(others, paper.counter)
-
-
-def _counts(cost: Cost, batch_norm: int) -> dict[str, int]:
-    return {**cost.by_counter, "macs+2bn": cost.macs + 2 * batch_norm}
+    if equal(paper.counter):
+        return paper.counter
+    return next((name for name in (*cost.by_counter, MACS_2BN) if equal(name) == AS_PRINTED), paper.counter)
 
 
-def _batch_norm(model: nn.Module, size: Sequence[int]) -> int:
+def _flops(counter: str, model: nn.Module, cost: Cost) -> int:
+    """In a convention, of a model of that cost."""
+    return cost.macs + 2 * _batch_norm(model, cost) if counter == MACS_2BN else cost.by_counter[counter]
+
+
+def _batch_norm(model: nn.Module, cost: Cost) -> int:
     """Elements that the batch norms of a network see in one pass."""
     seen = 0
 
@@ -198,12 +198,12 @@ def _batch_norm(model: nn.Module, size: Sequence[int]) -> int:
         nonlocal seen
         seen += args[0].numel()
 
-    ghost = copy.deepcopy(model).to("meta").eval()
+    ghost = twin(model, cost.device).eval()
     for module in ghost.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.register_forward_pre_hook(count)
-    with torch.no_grad():
-        ghost(torch.empty(*size, device="meta"))
+    with undisturbed(), torch.no_grad(), Remembering() if cost.device == "meta" else contextlib.nullcontext():
+        ghost(*(torch.zeros(size, device=cost.device) for size in cost.input_size))
     return seen
 
 
@@ -214,8 +214,11 @@ def sheet(paper: Paper, results: Sequence[Result]) -> Sheet:
         paper: of the recipe.
         results: of `measure`.
 
-    >>> sheet(Paper(title="Table 1", network="timm/resnet18", rows=[]), []).title
-    'Table 1 in timm/resnet18'
+    >>> from attnzoo import create_backbone
+    >>> row = PaperRow(label="SE", attn="se", params="11.8", flops="1.8")
+    >>> paper = Paper(title="Table 1", network="timm/resnet18", rows=[row])
+    >>> sheet(paper, list(measure(paper, lambda name, classes: create_backbone(name, num_classes=classes)))).title
+    'Table 1 in timm/resnet18, input 1 x 3 x 224 x 224, eval mode'
     """
     columns = [
         Column("row", "row", wraps=True),
@@ -229,8 +232,8 @@ def sheet(paper: Paper, results: Sequence[Result]) -> Sheet:
     ]
     for key, head, unit in (("param_count", "params", "M"), ("flops", "FLOPs", "G")):
         columns += [
-            Column(f"paper_{key}", head, unit, "paper"),
-            Column(key, head, unit, "ours", digits=3),
+            Column(f"paper_{key}", head, unit, "paper", units=paper.units),
+            Column(key, head, unit, "ours"),
             Column(f"{key}_deviation", "off", "%", digits=2, signed=True),
         ]
     columns += [Column("counter", "counter", reader="programs"), Column("verdict", "verdict", wraps=True)]
@@ -259,8 +262,8 @@ def sheet(paper: Paper, results: Sequence[Result]) -> Sheet:
                 "why": result.why(paper.units),
             }
         )
-    size = " x ".join(map(str, results[0].cost.input_size[0])) if results else ""
-    title = f"{paper.title} in {paper.network.backbone}" + (f", input {size}, eval mode" if size else "")
+    size = " x ".join(map(str, results[0].cost.input_size[0]))
+    title = f"{paper.title} in {paper.network.backbone}, input {size}, eval mode"
     return Sheet("paper", title, columns, records, list(_notes(paper, results)), paper.units)
 
 
@@ -276,7 +279,7 @@ def _notes(paper: Paper, results: Sequence[Result]) -> Iterator[str]:
         for judged in (r.params, r.flops):
             if judged.equal.startswith("as ") and judged.equal != AS_PRINTED:
                 yield f"{r.row.label} {judged.equal}: equal to {judged.paper} if its last zero is padding."
-    if any(r.counter == "macs+2bn" for r in results):
+    if any(r.counter == MACS_2BN for r in results):
         yield (
             "macs+2bn: multiply-accumulates plus two for an element that a batch norm sees. It is fvcore's count, but "
             "for what fvcore charges pooling modules and group norms."

@@ -4,12 +4,12 @@ import string
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from attnzoo.profiling.cost import Counter
-from attnzoo.profiling.report import Units
+from attnzoo.profiling.sheets import Units
 from attnzoo.profiling.table import Attention
 from attnzoo.recipes import Part, PositiveCount, load
 from attnzoo.registry import Site, check_options, list_modules, spec
@@ -24,6 +24,7 @@ FACTS = (
 )
 
 _known: ContextVar[Callable[[str], object]] = ContextVar("_known")
+T = TypeVar("T")
 
 
 def _network(name: str) -> str:
@@ -47,6 +48,12 @@ def _as_printed(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("put it in quotes, with the decimals that the paper prints: they decide what is equal to it")
     return value
+
+
+def _some(entries: tuple[T, ...]) -> tuple[T, ...]:
+    if not entries:
+        raise ValueError("names nothing; give at least one entry")
+    return entries
 
 
 def _named(field: str) -> Callable[[Any], Any]:
@@ -123,9 +130,15 @@ class PaperRow(Part):
     @field_validator("reason")
     @classmethod
     def _facts(cls, reason: str) -> str:
-        for _, name, _, _ in string.Formatter().parse(reason):
+        try:
+            fields = list(string.Formatter().parse(reason))
+        except ValueError as error:
+            raise ValueError(f"{error}; a brace of the text itself is written {{{{ or }}}}") from None
+        for _, name, form, conversion in fields:
             if name is not None and name not in FACTS:
                 raise ValueError(f"{{{name}}} is not known; there are {', '.join(FACTS)}")
+            if form or conversion:
+                raise ValueError(f"{name} is filled in with its unit as {{{name}}}, and takes no format")
         return reason
 
     @model_validator(mode="after")
@@ -149,7 +162,8 @@ class Paper(Part):
         units: that it prints in: "decimal" (10^6 and 10^9) or "binary" (2^20 and 2^30).
         rows: of the table.
 
-    >>> Paper(title="Table 1", network="timm/resnet101", rows=[]).network.backbone
+    >>> row = PaperRow(label="SE", attn="se", params="49.30", flops="7.84")
+    >>> Paper(title="Table 1", network="timm/resnet101", rows=[row]).network.backbone
     'timm/resnet101'
     """
 
@@ -157,7 +171,7 @@ class Paper(Part):
     network: NetworkField
     counter: Convention = "fvcore"
     units: Units = "decimal"
-    rows: tuple[PaperRow, ...]
+    rows: Annotated[tuple[PaperRow, ...], AfterValidator(_some)]
 
 
 class Entry(Part):
@@ -204,8 +218,10 @@ class Protocol(Part):
     ['mid', 'out', 'conv']
     """
 
-    networks: Annotated[tuple[NetworkField, ...], Field(min_length=1)]
-    attn: tuple[Annotated[Entry, BeforeValidator(_named("attn"))], ...] = (Entry(attn="*"),)
+    networks: Annotated[tuple[NetworkField, ...], AfterValidator(_some)]
+    attn: Annotated[tuple[Annotated[Entry, BeforeValidator(_named("attn"))], ...], AfterValidator(_some)] = (
+        Entry(attn="*"),
+    )
     sites: Sites = Field(default_factory=_both)
 
     @field_validator("sites")
@@ -215,6 +231,12 @@ class Protocol(Part):
             for name, options in modules.items():
                 _options(name, options)
         return sites
+
+    @model_validator(mode="after")
+    def _placed(self) -> "Protocol":
+        if not any(self.placed()):
+            raise ValueError("there is no site for any module of attn; give sites: {mid: {}, out: {}}")
+        return self
 
     def placed(self) -> Iterator[Attention]:
         """Every attention at every site."""
@@ -244,6 +266,12 @@ class TableRecipe(Part):
     counter: Counter = "fvcore"
     paper: Paper | None = None
     protocol: Protocol | None = None
+
+    @model_validator(mode="after")
+    def _asks(self) -> "TableRecipe":
+        if not (self.paper or self.protocol):
+            raise ValueError("names nothing to count; give paper:, protocol: or both, as in zoo_configs/table1.yaml")
+        return self
 
 
 def read(recipe: str | Path, build: Callable[[str], object], changes: Mapping[str, Any] | None = None) -> TableRecipe:

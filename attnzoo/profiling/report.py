@@ -5,148 +5,20 @@ import html
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import cast
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-Units = Literal["decimal", "binary"]
-UNITS: tuple[str, ...] = get_args(Units)
+from attnzoo.profiling.sheets import UNITS, Sheet, Units
+
 SCHEMA = 1
 SUFFIXES = {"rich": "txt", "markdown": "md", "csv": "csv", "json": "json", "latex": "tex", "html": "html"}
 FORMATS = tuple(SUFFIXES)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        key: of the records; the name in CSV and JSON.
-        head: the name for people.
-        unit: of what people and CSV see: "M", "G", "MB", "%", "ms" or none; records hold plain counts and bytes.
-        of: what else its head says, such as the counter.
-        digits: after the decimal point, for people.
-        reader: who sees it: "all", "people", or "programs" (CSV and JSON).
-        signed: whether a plus is written.
-        adds: for what attention adds, what follows its unit in the one cell that the terminal has for all that is
-            added; " " for nothing, "-" if it is left out there, "" if the column is no such one.
-        wraps: whether it may wrap where the terminal is narrow.
-
-    >>> Column("macs", "MACs", "G", digits=4).text(7_801_405_440, "decimal")
-    '7.8014'
-    """
-
-    key: str
-    head: str
-    unit: str = ""
-    of: str = ""
-    digits: int = 3
-    reader: Literal["all", "people", "programs"] = "all"
-    signed: bool = False
-    adds: str = ""
-    wraps: bool = False
-
-    @property
-    def numeric(self) -> bool:
-        """Whether it stands on the right."""
-        return bool(self.unit) or self.digits == 0
-
-    def unit_name(self, units: Units) -> str:
-        """The unit with its prefix: "M" or "Mi".
-
-        Args:
-            units: "decimal" or "binary".
-        """
-        binary = units == "binary" and self.unit[:1] in ("M", "G")
-        return f"{self.unit[0]}i{self.unit[1:]}" if binary else self.unit
-
-    def title(self, units: Units) -> str:
-        """The head with the unit, for people.
-
-        Args:
-            units: "decimal" or "binary".
-        """
-        within = ", ".join(filter(None, (self.unit_name(units), self.of)))
-        return self.head + (f" ({within})" if within else "")
-
-    def name(self, units: Units) -> str:
-        """The head in CSV.
-
-        Args:
-            units: "decimal" or "binary".
-        """
-        return self.key + (f" ({self.unit_name(units)})" if self.unit else "")
-
-    def scaled(self, value: Any, units: Units) -> Any:
-        """A value in the column's unit.
-
-        Args:
-            value: of a record.
-            units: "decimal" or "binary".
-        """
-        if self.unit[:1] not in ("M", "G") or value is None or isinstance(value, str):
-            return value
-        return value / scale(self.unit[0], units)
-
-    def text(self, value: Any, units: Units) -> str:
-        """A value as people read it.
-
-        Args:
-            value: of a record.
-            units: "decimal" or "binary".
-        """
-        if value is None:
-            return ""
-        if isinstance(value, str) or not self.unit:  # what a paper prints stays as it is
-            return str(value)
-        return f"{self.scaled(value, units):{'+' if self.signed else ''}.{self.digits}f}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One table of a report.
-
-    Attributes:
-        name: short, for CSV and JSON.
-        title: for people.
-        columns: what is shown.
-        records: a mapping per row, with the columns' keys and maybe more, which JSON has too.
-        notes: below the table, a paragraph each.
-        units: of this table, whatever those of the report are: a paper's are the paper's.
-
-    >>> Sheet("mine", "Mine", [Column("macs", "MACs", "G")], [{"macs": 1_000}]).notes
-    ()
-    """
-
-    name: str
-    title: str
-    columns: Sequence[Column]
-    records: Sequence[Mapping[str, Any]]
-    notes: Sequence[str] = ()
-    units: Units | None = None
-
-    def shown(self) -> list[Column]:
-        """The columns for people."""
-        return [column for column in self.columns if column.reader != "programs"]
-
-
-def scale(prefix: str, units: Units) -> int:
-    """What M or G stands for.
-
-    Args:
-        prefix: "M" or "G".
-        units: "decimal" or "binary".
-
-    >>> scale("M", "binary") == 2**20
-    True
-    """
-    return {"M": 10**6, "G": 10**9}[prefix] if units == "decimal" else {"M": 2**20, "G": 2**30}[prefix]
 
 
 def check(format: str, units: str) -> Units:
@@ -173,10 +45,12 @@ def render(sheets: Sequence[Sheet], format: str = "markdown", units: Units = "de
 
     JSON has the schema {"schema": "attnzoo.cost", "version": 1, "tables": [{"name", "title", "rows", "notes"}]}; its
     rows hold plain integers: param_count and *_added, flops_COUNTER, macs, bytes_moved, kernels, saved (bytes kept for
-    the backward pass), whatever the units; keys may be added within a version, never renamed or taken away.
+    the backward pass), whatever the units; what a paper prints (paper_*) is a string, in the units of the table's key
+    "units". Keys may be added within a version, never renamed or taken away.
 
     CSV is one table, with the columns of all, after timm's results: table, model, attn, site, img_size, then
-    `param_count (M)`, `macs (G)` and so on, with all digits.
+    `param_count (M)`, `macs (G)` and so on, with all digits. A quantity has one column, for modules as for networks;
+    but what a paper prints stays in its own units.
 
     Args:
         sheets: the tables.
@@ -186,6 +60,7 @@ def render(sheets: Sequence[Sheet], format: str = "markdown", units: Units = "de
     Raises:
         ValueError: an unknown format or units.
 
+    >>> from attnzoo.profiling.sheets import Column
     >>> mine = Sheet("mine", "Mine", [Column("attn", "attention"), Column("macs", "MACs", "M")],
     ...              [{"attn": "se", "macs": 1_500_000}])
     >>> print(render([mine], "csv"), end="")
@@ -202,6 +77,22 @@ def render(sheets: Sequence[Sheet], format: str = "markdown", units: Units = "de
         "html": _html,
     }
     return writers[format](sheets, units)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that `write` cannot write, before the work of counting.
+
+    Args:
+        path: the file; folders on the way need not be there.
+
+    Raises:
+        ValueError: there is something else on the way than folders that can be written to.
+
+    >>> check_place(Path("new/folder/cost.csv"))
+    """
+    place = next(folder for folder in path.parents if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(f"cannot write {path}: {place} is no folder that can be written to")
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -254,6 +145,7 @@ def table(sheet: Sheet, units: Units = "decimal") -> Table:
         sheet: the table.
         units: "decimal" or "binary".
 
+    >>> from attnzoo.profiling.sheets import Column
     >>> table(Sheet("mine", "Mine", [Column("macs", "MACs", "G")], [{"macs": 1_000}])).row_count
     1
     """
@@ -323,14 +215,17 @@ def _markdown(sheets: Sequence[Sheet], units: Units) -> str:
 
 def _csv(sheets: Sequence[Sheet], units: Units) -> str:
     # A column that several tables have stands there once.
-    own = [{c.name(sheet.units or units): c for c in sheet.columns if c.reader != "people"} for sheet in sheets]
+    own = [
+        {c.name(c.units or units): c for c in (c.for_csv() for c in sheet.columns) if c.reader != "people"}
+        for sheet in sheets
+    ]
     heads = list(dict.fromkeys(name for columns in own for name in columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["table", *heads])
     for sheet, columns in zip(sheets, own, strict=True):
         for record in sheet.records:
-            cells = {n: c.scaled(record.get(c.key), sheet.units or units) for n, c in columns.items()}
+            cells = {n: c.scaled(record.get(c.key), c.units or units) for n, c in columns.items()}
             writer.writerow([sheet.name, *(cells.get(name) for name in heads)])
     return out.getvalue()
 
@@ -340,7 +235,8 @@ def _json(sheets: Sequence[Sheet], units: Units) -> str:
     for sheet in sheets:
         hidden = {column.key for column in sheet.columns if column.reader == "people"}
         rows = [{k: v for k, v in record.items() if k not in hidden} for record in sheet.records]
-        tables.append({"name": sheet.name, "title": sheet.title, "rows": rows, "notes": list(sheet.notes)})
+        told = {"name": sheet.name, "title": sheet.title, "rows": rows, "notes": list(sheet.notes)}
+        tables.append(told | ({"units": sheet.units} if sheet.units else {}))
     return json.dumps({"schema": "attnzoo.cost", "version": SCHEMA, "tables": tables}, indent=2) + "\n"
 
 

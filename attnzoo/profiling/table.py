@@ -1,14 +1,14 @@
 """The cost of networks with each attention, beside the plain one."""
 
-import copy
+import contextlib
+import functools
+import itertools
 import multiprocessing
-import platform
-import statistics
-import time
+import pickle
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,10 +17,12 @@ from torch import nn
 from attnzoo.inject import attentions, inject
 from attnzoo.profiling.cost import COUNTERS, Cost, Counter
 from attnzoo.profiling.counter import profile
-from attnzoo.profiling.report import Column, Sheet
+from attnzoo.profiling.inputs import Size
+from attnzoo.profiling.latency import time_forward
+from attnzoo.profiling.twin import twin, uncollected
 from attnzoo.registry import spec
 
-PASSES = 5  # that are timed, after one to warm up
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Attention:
         stages: which stages; all if None.
         label: what it is called; its name and options if None.
         identity: whether it starts as an exact identity, which takes a parameter of its own.
+        spatial_dims: 2 for attention to each frame of a 3D network on its own; that of the network if None.
 
     >>> Attention("mpe", {"groups": 4}).title
     'mpe:groups=4'
@@ -45,6 +48,7 @@ class Attention:
     stages: Sequence[int] | None = None
     label: str | None = None
     identity: bool = False
+    spatial_dims: int | None = None
 
     @property
     def written(self) -> str:
@@ -67,13 +71,15 @@ class Attention:
             TypeError: an unknown option.
         """
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        with device:  # on the meta device attention costs neither memory nor the time to draw its weights
+        # On the meta device attention costs neither memory nor the time to draw its weights.
+        with device, uncollected():
             return inject(
-                copy.deepcopy(network),
+                twin(network, str(device)),
                 self.name,
                 site=self.site,
                 stages=self.stages,
                 identity=self.identity,
+                spatial_dims=self.spatial_dims,
                 **self.options,
             )
 
@@ -96,7 +102,7 @@ class Row:
         cost: of the whole network; None where the attention does not fit.
         options: of the attention, as on the command line.
         misfit: why it does not fit.
-        latency: median time of a forward pass, s, if it was measured.
+        latency: median time of a forward pass on this machine, s, if it was measured.
     """
 
     attn: str
@@ -112,7 +118,7 @@ def compare(
     network: nn.Module,
     attns: Iterable[Attention],
     *,
-    input_size: Sequence[int] | None = None,
+    input_size: Size | None = None,
     counter: Counter = "fvcore",
     skip_misfits: bool = False,
     latency: bool = False,
@@ -123,10 +129,10 @@ def compare(
     Args:
         network: the plain one; on the meta device it costs no memory. It is left as it is.
         attns: what goes into it.
-        input_size: (N, C, *spatial); that of `default_size` if None.
+        input_size: (N, C, *spatial), or one such size for each input; that of `default_size` if None.
         counter: the convention of the FLOPs.
         skip_misfits: whether attention that does not fit is a row that says so, instead of an error.
-        latency: measure it; the network must then be a real one.
+        latency: measure it, on this machine; the network must then be a real one.
         label: what the plain network is called; "none" if None, or "its own" where it comes with attention.
 
     Raises:
@@ -139,32 +145,44 @@ def compare(
     >>> [row.cost.params for row in compare(network, [Attention("se", {"reduction": 8})])]
     [11689512, 11863592]
     """
-    size = tuple(input_size or default_size(network))
-    own = len(attentions(network))
+    for attn in (None, *attns):
+        row = _row(network, attn, input_size, counter, skip_misfits, latency)
+        yield replace(row, attn=label) if label and attn is None else row
 
-    def row(label: str, site: str, model: nn.Module, options: str) -> Row:
-        seconds = time_forward(model, size) if latency else None
+
+def _row(
+    network: nn.Module,
+    attn: Attention | None,
+    input_size: Size | None,
+    counter: Counter,
+    skip_misfits: bool,
+    latency: bool = False,
+) -> Row:
+    """Of a network with attention, or plain."""
+    size = default_size(network) if input_size is None else input_size
+    site = (attn.site or spec(attn.name).site) if attn else "-"
+    try:
+        model = attn.put_into(network) if attn else network
         cost = profile(model, size, counter=counter)
-        return Row(label, site, len(attentions(model)), cost, options, latency=seconds)
-
-    yield row(label or ("its own" if own else "none"), "-", network, "")
-    for each in attns:
-        site = each.site or spec(each.name).site
-        try:
-            yield row(each.title, site, each.put_into(network), each.written)
-        except ValueError as error:
-            if not skip_misfits:
-                raise
-            yield Row(each.title, site, 0, None, each.written, misfit=str(error))
+    except ValueError as error:
+        if attn is None or not skip_misfits:
+            raise
+        return Row(attn.title, site, 0, None, attn.written, misfit=str(error))
+    seconds = time_forward(model, size) if latency else None
+    places = len(attentions(model))
+    if attn is None:
+        return Row("its own" if places else "none", site, places, cost, latency=seconds)
+    return Row(attn.title, site, places, cost, attn.written, latency=seconds)
 
 
 def compare_all(
-    networks: Sequence[tuple[Callable[[], nn.Module], Sequence[int] | None]],
+    networks: Sequence[tuple[Callable[[], nn.Module], Size | None]],
     attns: Sequence[Attention],
     *,
     counter: Counter = "fvcore",
     latency: bool = False,
     workers: int = 1,
+    progress: Progress = lambda done, total: None,
 ) -> Iterator[list[Row]]:
     """`compare` for several networks; attention that does not fit is a row that says so.
 
@@ -174,6 +192,7 @@ def compare_all(
         counter: the convention of the FLOPs.
         latency: measure it, in this process alone.
         workers: processes.
+        progress: called with the number of rows that are done and of all.
 
     Raises:
         ValueError: a network that does not take its input.
@@ -182,31 +201,60 @@ def compare_all(
     >>> [[row.attn for row in rows] for rows in compare_all([(resnet18, None)], [Attention("sa")])]
     [['none', 'sa']]
     """
+    total, done = len(networks) * (1 + len(attns)), itertools.count(1)
+
+    def gathered(rows: Iterable[Row]) -> list[Row]:
+        kept = []
+        for row in rows:
+            kept.append(row)
+            progress(next(done), total)
+        return kept
+
     if workers == 1 or latency:
         for build, size in networks:
-            yield _share(build, attns, size, counter, latency)
+            options: dict[str, Any] = {"input_size": size, "counter": counter, "latency": latency}
+            yield gathered(compare(build(), attns, skip_misfits=True, **options))
         return
-    # Each process takes every n-th attention, so that no one waits long for the others.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = [
-            [pool.submit(_share, build, attns[i::workers], size, counter, False) for i in range(workers)]
-            for build, size in networks
-        ]
-        for shares in futures:
-            rows: list[Any] = [None] * len(attns)
-            for i, share in enumerate(shares):
-                plain, *rows[i::workers] = share.result()
-            yield [plain, *rows]
+        others = multiprocessing.active_children()
+        with _deaf():
+            futures = [
+                [pool.submit(_alone, pickle.dumps(build), attn, size, counter) for attn in (None, *attns)]
+                for build, size in networks
+            ]
+        try:
+            for rows in futures:
+                yield gathered(row.result() for row in rows)
+        except BaseException:  # an error, or Ctrl-C: nobody waits for the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()
+            raise
 
 
-def _share(
-    build: Callable[[], nn.Module],
-    attns: Sequence[Attention],
-    size: Sequence[int] | None,
-    counter: Counter,
-    latency: bool,
-) -> list[Row]:
-    return list(compare(build(), attns, input_size=size, counter=counter, skip_misfits=True, latency=latency))
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started inside does not hear Ctrl-C: this process hears it, and ends the others without a word."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _alone(pickled: bytes, attn: Attention | None, size: Size | None, counter: Counter) -> Row:
+    """A row in a process of its own, which builds each network once."""
+    return _row(_built(pickled), attn, size, counter, skip_misfits=True)
+
+
+@functools.cache
+def _built(pickled: bytes) -> nn.Module:
+    network: nn.Module = pickle.loads(pickled)()  # noqa: S301  # our own bytes
+    return network
 
 
 def counters_of(text: str) -> list[Counter]:
@@ -238,188 +286,3 @@ def default_size(network: nn.Module) -> tuple[int, ...]:
     (1, 3, 16, 112, 112)
     """
     return (1, 3, 16, 112, 112) if any(isinstance(m, nn.Conv3d) for m in network.modules()) else (1, 3, 224, 224)
-
-
-def time_forward(model: nn.Module, input_size: Sequence[int], passes: int = PASSES) -> float:
-    """Median time of a forward pass in eval mode on the CPU, s, after one to warm up.
-
-    Args:
-        model: a real one, not on the meta device; it is set to eval mode.
-        input_size: (N, C, *spatial).
-        passes: that are timed.
-
-    >>> time_forward(nn.Conv2d(3, 8, 1), (1, 3, 8, 8)) > 0
-    True
-    """
-    model.eval()
-    x = torch.randn(*input_size)
-    times = []
-    with torch.inference_mode():
-        for _ in range(passes + 1):
-            start = time.perf_counter()
-            model(x)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def machine() -> str:
-    """What the latency was measured on.
-
-    >>> "torch" in machine()
-    True
-    """
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def sheet(name: str, title: str, rows: Sequence[Row], counters: Sequence[str]) -> Sheet:
-    """The rows of `compare` as a table of a report; parameters, FLOPs, MACs and bytes beside those of the first row.
-
-    Args:
-        name: of the network.
-        title: for people; the input is added to it.
-        rows: the plain network first.
-        counters: conventions of the FLOPs, a column each; that of the rows first.
-
-    >>> from attnzoo import create_backbone
-    >>> with torch.device("meta"):
-    ...     network = create_backbone("timm/resnet18")
-    >>> sheet("resnet18", "", list(compare(network, [])), ["fvcore"]).records[0]["param_count"]
-    11689512
-    """
-    columns = [
-        Column("model", "model", reader="programs"),
-        Column("attn", "attention", wraps=True),
-        Column("where", "site", reader="people"),
-        Column("site", "site", reader="programs"),
-        Column("places", "places", reader="programs"),
-        Column("options", "options", reader="programs"),
-        Column("img_size", "input", reader="programs"),
-    ]
-    largest = max(max(row.cost.params, row.cost.macs) for row in rows if row.cost)
-    prefix, digits = ("G", 3) if largest > 10**8 else ("M", 4)  # a module alone
-    quantities = [Column("param_count", "params", "M", digits=digits)]
-    quantities += [Column(f"flops_{c}", "FLOPs", prefix, c, 4) for c in counters if c != "macs"]
-    quantities += [Column("macs", "MACs", prefix, digits=4), Column("bytes_moved", "moved", "MB", digits=1)]
-    first = quantities[1].key
-    for column in quantities:
-        columns.append(column)
-        if len(rows) > 1:
-            # The one cell of the terminal names the FLOPs of one convention alone.
-            adds = {"param_count": " ", first: " ", "bytes_moved": " moved"}.get(column.key, "-")
-            key = f"{column.key}_added"
-            columns.append(replace(column, key=key, head="added", of="", signed=True, adds=adds))
-    if any(row.latency is not None for row in rows):
-        columns.append(Column("latency_ms", "latency", "ms", digits=1))
-    columns += [Column(key, key, unit, reader="programs") for key, unit in (("kernels", ""), ("saved", "MB"))]
-    base = _counts(rows[0].cost, counters)
-    records = [
-        {
-            "model": name,
-            "attn": row.attn,
-            "where": f"{row.site} x{row.places}" if row.places else f"{row.site}{': no' if row.misfit else ''}",
-            "site": row.site,
-            "places": row.places,
-            "options": row.options,
-            "img_size": "x".join(map(str, row.cost.input_size[0][2:])) if row.cost else "",
-            **(counts := _counts(row.cost, counters)),
-            **{f"{key}_added": counts[key] - base[key] for key in counts if row is not rows[0]},
-            "saved": row.cost.saved if row.cost else None,
-            "latency_ms": None if row.latency is None else 1e3 * row.latency,
-            "misfit": row.misfit,
-            "zeros": dict(row.cost.zeros) if row.cost else {},
-            "unknown": list(row.cost.unknown) if row.cost else [],
-        }
-        for row in rows
-    ]
-    assert rows[0].cost is not None  # only attention can misfit
-    return Sheet(name, f"{title}, {_input(rows[0].cost)}", columns, records, list(_notes(rows, counters)))
-
-
-def _input(cost: Cost) -> str:
-    return f"input {' and '.join(' x '.join(map(str, size)) for size in cost.input_size)}, eval mode"
-
-
-def _counts(cost: Cost | None, counters: Sequence[str]) -> dict[str, int]:
-    """What a record holds of a cost: plain integers."""
-    if cost is None:
-        return {}
-    return {
-        "param_count": cost.params,
-        **{f"flops_{c}": cost.by_counter[c] for c in counters if c != "macs"},
-        "macs": cost.macs,
-        "bytes_moved": cost.bytes_read + cost.bytes_written,
-        "kernels": cost.kernels,
-    }
-
-
-def _notes(rows: Sequence[Row], counters: Sequence[str]) -> Iterator[str]:
-    yield (
-        "MACs are multiply-accumulates of convolutions, matrix products and attention, nothing else; FLOPs are what "
-        "the named counter makes of the same pass. Moved: bytes that all kernels read and write, without caches or "
-        "fusion."
-    )
-    costs = [row.cost for row in rows if row.cost]
-    nothing: dict[tuple[str, ...], list[str]] = {}
-    for counter in counters:
-        zeros = {op.strip("_") for cost in costs for op in cost.zeros_by_counter[counter]}
-        nothing.setdefault(tuple(sorted(zeros)), []).append(counter)
-    for ops, names in nothing.items():
-        if ops:
-            yield f"{' and '.join(names)} count{'s' if len(names) == 1 else ''} nothing for {', '.join(ops)}."
-    unknown = sorted({op for cost in costs for op in cost.unknown})
-    if unknown:
-        yield f"No counter knows the cost of {', '.join(unknown)}: nothing is counted for them."
-    placed = [row for row in rows if row.options and row.options not in row.attn]
-    if placed:
-        yield f"Options: {'; '.join(f'{row.attn} at {row.site}: {row.options}' for row in placed)}."
-    for row in rows:
-        if row.misfit:
-            yield f"{row.attn} at site {row.site}: {row.misfit}."
-    if any(row.latency is not None for row in rows):
-        yield f"Latency: median of {PASSES} forward passes after one to warm up, on {machine()}."
-
-
-def parts(name: str, row: Row, depth: int) -> Sheet:
-    """The parts of one network as a table of a report.
-
-    Args:
-        name: of the network.
-        row: of `compare`.
-        depth: how many names the path of a part may have: 1 for stages, 2 for blocks.
-
-    >>> tiny = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
-    >>> (row,) = compare(tiny, [], input_size=(1, 3, 8, 8))
-    >>> [record["module"] for record in parts("tiny", row, 1).records]
-    ['0', '1', 'all attention', 'whole']
-    """
-    cost = row.cost
-    assert cost is not None  # only attention can misfit
-    columns = [
-        Column("model", "model", reader="programs"),
-        Column("attn", "attention", reader="programs"),
-        Column("module", "module", wraps=True),
-        Column("param_count", "params", "M"),
-        Column(f"flops_{cost.counter}", "FLOPs", "G", cost.counter, 4),
-        Column("macs", "MACs", "G", digits=4),
-        Column("bytes_moved", "moved", "MB", digits=1),
-        Column("kernels", "kernels", digits=0),
-    ]
-    named = {path: part for path, part in cost.modules.items() if path and path.count(".") < depth}
-    records = [
-        {
-            "model": name,
-            "attn": row.attn,
-            "module": path,
-            "param_count": part.params,
-            f"flops_{cost.counter}": part.flops,
-            "macs": part.macs,
-            "bytes_moved": part.bytes,
-            "kernels": part.kernels,
-        }
-        for path, part in (named | {"all attention": cost.attention, "whole": cost.modules[""]}).items()
-    ]
-    return Sheet(f"{name} parts", f"{name}, attention {row.attn}: its parts, {_input(cost)}", columns, records)

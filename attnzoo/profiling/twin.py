@@ -4,10 +4,11 @@ import contextlib
 import copy
 import functools
 import gc
+import inspect
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -16,24 +17,43 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnzoo.profiling.conventions import kind
+from attnzoo.profiling.inputs import reason
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The network inside what torch.compile or DataParallel wrapped around it.
+def plain(model: Any) -> nn.Module:
+    """The network inside what torch.compile or DataParallel wrapped around it, or whose forward was compiled alone.
 
     Args:
-        model: any network.
+        model: any network, or its forward.
+
+    Raises:
+        ValueError: neither.
 
     >>> plain(nn.DataParallel(nn.ReLU()))
     ReLU()
     """
     while True:
         inside = getattr(model, "_orig_mod", None)
-        if inside is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inside = model.module
         if inside is None:
-            return model
+            inside = _compiled(model)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inside = model.module
+        elif isinstance(model, MethodType) and model.__func__ is getattr(type(model.__self__), "forward", None):
+            inside = model.__self__
+        if inside is None:
+            break
         model = inside
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model={model!r} must be an nn.Module; wrap a function in one whose forward calls it")
+    return model
+
+
+def _compiled(function: Any) -> MethodType | None:
+    """The method that torch.compile made a function of, None if that is not what it is."""
+    if not hasattr(function, "_torchdynamo_orig_callable"):
+        return None
+    inside = inspect.unwrap(function, stop=inspect.ismethod)
+    return inside if isinstance(inside, MethodType) else None
 
 
 @contextlib.contextmanager
@@ -51,19 +71,31 @@ def undisturbed() -> Iterator[None]:
     # The fused fast path of nn.MultiheadAttention would hide its matrix products from the dispatcher.
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    # A pass makes and drops small objects by the hundred thousand; collecting among them takes a quarter of the time.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        with uncollected(), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             yield
     finally:
-        if collecting:
-            gc.enable()
         torch.backends.mha.set_fastpath_enabled(fast_path)
         random.setstate(states[0])
         if numpy:
             numpy.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No collection of garbage: among the small objects of a network and of a pass it takes a quarter of the time.
+
+    >>> with uncollected():
+    ...     gc.isenabled()
+    False
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class Uncopyable(ValueError):
@@ -103,9 +135,11 @@ def twin(model: nn.Module, device: str) -> nn.Module:
     try:
         made = copy.deepcopy(model, memo)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Uncopyable(f"this {type(model).__name__} cannot be copied, as profiling must: {reason}") from error
+        raise Uncopyable(f"this {type(model).__name__} cannot be copied, as profiling must: {reason(error)}") from error
     for parent in list(made.modules()):
+        compiled = _compiled(vars(parent).get("forward"))
+        if compiled is not None:
+            vars(parent)["forward"] = copy.deepcopy(compiled, memo)  # bound to the copy
         for name, child in parent._modules.items():
             if child is not None:
                 parent._modules[name] = plain(child)
@@ -265,7 +299,11 @@ def fused_attention(
     if query.is_meta and query.ndim == 3 and attn_mask is None:
         q, k, v = (t.unsqueeze(1) for t in (query, key, value))
         return fused_attention(q, k, v, None, dropout_p, is_causal, scale, enable_gqa).squeeze(1)
-    fits = query.is_meta and query.ndim == 4 and query.shape[-1] == value.shape[-1] and not enable_gqa
+    fits = query.is_meta and query.ndim == 4 and query.shape[-1] == value.shape[-1]
+    if enable_gqa:
+        fits = fits and query.shape[1] % key.shape[1] == 0 and key.shape[1] == value.shape[1]
+    else:
+        fits = fits and query.shape[:2] == key.shape[:2] == value.shape[:2]
     # With dropout the weights themselves are kept, in no fused kernel.
     if fits and not dropout_p and (attn_mask is None or not attn_mask.requires_grad):
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

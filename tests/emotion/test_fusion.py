@@ -322,6 +322,14 @@ def test_has_the_parameters_that_are_published_at_2048(
     assert f"{parameters / 1e6:.2f}" == millions
 
 
+def test_concat_unmixed_is_the_baseline_of_the_literature() -> None:
+    visual, audio = inputs()
+    joined = torch.cat([visual, audio], 2)
+    assert torch.equal(make("concat", mix=False)(visual, audio), joined)
+    fused = fusion.create("concat", 2048, 16, mix=False)
+    assert count([fused, nn.Linear(fused.out_features, 8)]) == 32_776
+
+
 def test_vaanet_and_cten_have_the_parameters_of_their_parts() -> None:
     """emotion.md 1.4; what they train besides stands outside the fusion: the audio ResNet-18 and its projection."""
     with torch.device("meta"):
@@ -396,7 +404,7 @@ def test_every_registered_fusion_says_what_it_is() -> None:
             lambda: fusion.create("lmf", D, T, ranks=2),
             r"lmf has no option 'ranks'; did you mean rank\? valid: hidden, rank",
         ),
-        (TypeError, lambda: fusion.create("concat", D, T, hidden=2), "concat has no option 'hidden'; valid: none"),
+        (TypeError, lambda: fusion.create("concat", D, T, hidden=2), "concat has no option 'hidden'; valid: mix"),
         (TypeError, lambda: fusion.create("lmf", D, T, rank="4"), "rank='4' of lmf must be an integer"),
         (ValueError, lambda: fusion.create("lmf", D, T, rank=0), "rank=0 must be positive"),
         (ValueError, lambda: fusion.create("gmu", D, T, hidden=0), "hidden=0 must be positive"),

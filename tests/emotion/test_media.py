@@ -1,6 +1,7 @@
 """Decoding against videos whose content is known frame by frame."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -114,6 +115,26 @@ def test_a_bad_packet_costs_what_it_holds_and_not_the_rest(
     assert np.abs(first - frames[16 if (kind, number) == ("video", 0) else 0]).max() == 0
     one, two = media.read_sound(whole, 8000), media.read_sound(index, 8000)
     assert np.abs(one - two)[8000:].max() < 1e-3  # what comes after the damage is heard at its own time
+
+
+def test_a_sound_that_changes_its_rate_and_channels(write_video: Write, tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp3"
+    for rate, layout, loud in ((16000, "mono", 0.0), (44100, "stereo", 0.5)):
+        part = tmp_path / f"{rate}.mp3"
+        with av.open(str(part), "w", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+            stream = container.add_stream("libmp3lame", rate=rate, layout=layout)
+            wave = loud * np.sin(np.arange(rate) * 2 * np.pi * 500 / rate)
+            samples = np.stack([wave] * (1 if layout == "mono" else 2)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        with path.open("ab") as file:
+            file.write(part.read_bytes())
+    index = replace(media.read_index(write_video(tmp_path / "a.mp4")), sound=path)
+    sound = media.read_sound(index, 8000)
+    assert np.abs(sound[1000:7000]).max() < 0.01
+    assert np.abs(sound[10000:15000]).max() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["gif", "tiff", "ppm", "png", "avif"])

@@ -1,150 +1,184 @@
-"""The page stands alone, hides no run and takes names for names."""
+"""Tables, figures and commands: they fit, take names for names, and say what they rest on."""
 
 import json
-import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
-import plotly.graph_objects as go
 import pytest
+import yaml
+from PIL import Image
 from rich.console import Console
 
-from attnzoo.leaderboard.report import table, write_page
-from attnzoo.leaderboard.stats import summarise
+from attnzoo.emotion.grid import GridRecipe
+from attnzoo.leaderboard.board import COSTS, summarise
+from attnzoo.leaderboard.commands import commands
+from attnzoo.leaderboard.figure import draw, front
+from attnzoo.leaderboard.report import sheet, table, write
 from attnzoo.leaderboard.store import Run
+from attnzoo.leaderboard.wording import interval
 
-EVIL = '<script>alert("1")</script>'
-CLASSES = ("joy", "fear", EVIL)
-
-
-def _run(attn: str, seed: int, accuracy: float) -> Run:
-    guesses = [("joy", "joy"), ("joy", "fear"), ("fear", "fear"), (EVIL, EVIL)]
-    return Run(
-        id=f"{attn}-{seed}",
-        board="demo",
-        attn=attn,
-        seed=seed,
-        accuracy=accuracy,
-        classes=CLASSES,
-        predictions=tuple({"video": "v", "label": a, "predicted": b, "probabilities": []} for a, b in guesses),
-        params=42_500_000,
-        macs=7_800_000_000,
-        seconds=60.0,
-        history=tuple({"epoch": e, "loss": 1.0 / (e + seed), "train_accuracy": 0.5} for e in (1, 2)),
-        recipe={},
-        protocol="stratified 70/30",
-        data="synth",
-        commit="c0ffee",
-        versions={"torch": "2.9"},
-        machine="x86_64",
-        finished="2026-01-01",
-    )
+Simulate = Callable[..., list[Run]]
+SVG = "{http://www.w3.org/2000/svg}"
 
 
-RUNS = [_run(attn, seed, 0.5 + seed / 10) for attn in ("none", "se", EVIL) for seed in (1, 2)]
-
-
-class _Page(HTMLParser):
-    """Tags, attributes and the text outside of scripts."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.words: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] != ["script"]:
-            self.words.append(data.strip())
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    older = replace(RUNS[2], id="older", accuracy=0.99, finished="2025-01-01")
-    path = write_page([*RUNS, older], tmp_path_factory.mktemp("page") / "new" / "page.html")
-    assert [other.name for other in path.parent.iterdir()] == ["page.html"]
-    return path.read_text(encoding="utf-8")
-
-
-def _figures(page: str) -> list[dict[str, object]]:
-    return json.loads(re.search(r"^const figures = (.*);$", page, re.MULTILINE)[1])
-
-
-def test_page_stands_alone(page: str) -> None:
-    parsed = _Page(page)
-    assert not {name for name, _ in parsed.attributes} & {"src", "href", "srcset", "action", "data", "poster"}
-    assert not re.search(r"(url\(|@import)", page[: page.index("</style>")])
-    # The browser is told to refuse any request that plotly or a name might make.
-    assert any(name == "content" and value.startswith("default-src 'none'") for name, value in parsed.attributes)
-    assert "plotly.js v" in page
-    assert parsed.tags.count("script") == 2
-
-
-def test_page_shows_every_run(page: str) -> None:
-    words = _Page(page).words
-    for fact in ("demo", "stratified 70/30", "synth", "c0ffee", "torch 2.9", "x86_64", "33.3 % (3 classes)"):
-        assert fact in words
-    for run in RUNS:
-        assert run.id in words
-    assert "older" in words
-    assert "6 (seeds 1, 2; 4 test videos each); 1 older or of other data left out" in words
-    assert any("they alone leave a standard error of up to" in word for word in words)
-    assert words.count("65.0 ± 7.1") == 3
-    # Of each two videos of joy (one a seed) half was taken for fear.
-    assert '<td style="--share: 0.5" title="2 videos">50</td>' in page
-
-
-def test_names_are_escaped(page: str) -> None:
-    assert "alert(" in page
-    assert EVIL not in page
-    assert "<script>alert" not in page
-    assert EVIL in _Page(page).words
-    texts = json.dumps([figure["data"] for figure in _figures(page)])
-    assert "<script" not in texts
-    assert "&lt;script" in texts
-
-
-def test_figures(page: str) -> None:
-    figures = _figures(page)
-    assert len(figures) == 4
-    for figure in figures:
-        go.Figure(figure)  # raises on what plotly does not know
-        assert len(figure["data"]) == 3
-    macs, params, loss, _ = figures
-    assert [trace["x"] for trace in macs["data"]] == [[7.8]] * 3
-    assert [trace["x"] for trace in params["data"]] == [[42.5]] * 3
-    assert macs["data"][0]["y"] == pytest.approx([0.65])
-    assert macs["data"][0]["error_y"]["array"] == pytest.approx([0.0707107])
-    assert macs["layout"]["shapes"][0]["y0"] == pytest.approx(1 / 3)
-    assert loss["data"][0]["y"] == pytest.approx([(1 / 2 + 1 / 3) / 2, (1 / 3 + 1 / 4) / 2])
-
-
-def test_single_runs_and_losses_that_are_no_numbers(tmp_path: Path) -> None:
-    run = replace(RUNS[0], attn="se", history=({"epoch": 1, "loss": float("nan")},))
-    text = write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
-    assert _figures(text)[2]["data"][0]["y"] == []
-    assert "no baseline" in text
-    assert "ran once" in text
-    with pytest.raises(ValueError, match=r"cannot write .*: Is a directory; give a file, as in report.html"):
-        write_page([run], tmp_path)
-    with pytest.raises(ValueError, match="cannot write"):
-        write_page([run], tmp_path / "page.html" / "page.html")
-
-
-def test_table_fits_a_terminal() -> None:
-    runs = [replace(run, attn=run.attn.replace(EVIL, "[red]mpe")) for run in RUNS]
+def test_table_fits_a_terminal(simulated: Simulate) -> None:
+    runs = [replace(run, row=run.row.replace("sa", "[red]mpe")) for run in simulated()]
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(table(summarise(runs), runs))
+        console.print(table(summarise(runs)))
     text = captured.get()
-    for shown in ("65.0 ± 7.1", "60.0–70.0", "Δ none", "baseline", "[red]mpe", "42.500", "7.800", "60"):
+    for row in summarise(runs).rows:
+        for shown in (row.label, f"{100 * row.mean:.1f} ± {100 * row.sd:.1f}", interval(row), *row.verdict.split()):
+            assert shown in text
+    for shown in ("Δ none", "43.660", "9.300"):
         assert shown in text
-    for fact in ("stratified 70/30", "synth", "seeds 1, 2", "c0ffee", "chance 33.3 %"):
+    for fact in ("kfold(2) fold 1", "160 for training", "synth", "seeds 0, 1, 2", "c0ffee", "chance 16.7 %"):
         assert fact in text
     assert "…" not in text
+
+
+def test_markdown_and_latex_are_of_the_same_table(simulated: Simulate, tmp_path: Path) -> None:
+    runs = simulated(seeds=2, paper={"rows": {"se": {"accuracy": "54.20"}}, "source": "Table_2", "dataset": "VE-8"})
+    runs = [replace(run, row=run.row.replace("sa", "<b>s|a*_$")) for run in runs]
+    markdown = write(runs, tmp_path / "new" / "board.md").read_text()
+    latex = write(runs, tmp_path / "board.tex").read_text()
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 8
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert r"| &lt;b&gt;s\|a\*\_$ |" in markdown
+    assert r"\textless{}b\textgreater{}s|a*\_\$ & " in latex
+    for row in summarise(runs).rows:
+        assert f"{100 * row.mean:.1f} ± {100 * row.sd:.1f}" in markdown
+        assert f"{100 * row.mean:.1f} ± {100 * row.sd:.1f}" in latex
+    assert "54.2 |" in markdown
+    for told in ("inside the noise", "deviation", "M = 10", "No test video chose", "c0ffee123456"):
+        assert told in markdown
+        assert told in latex
+    assert [p.name for p in tmp_path.iterdir()] == ["new", "board.tex"] or len(list(tmp_path.iterdir())) == 2
+    # Every letter is one that LaTeX knows in UTF-8 without further packages.
+    assert set(latex) - {chr(i) for i in range(128)} <= set("±–é")
+    assert sheet(summarise(runs)).records[0]["verdict"]
+
+
+def test_figures(simulated: Simulate, tmp_path: Path) -> None:
+    runs = simulated(seeds=2, paper={"rows": {"se": {"accuracy": 54.2}, "mpe": {"accuracy": 57.6}}})
+    runs = [replace(run, row="<b>$sa_1$</b>" if run.row == "sa" else run.row) for run in runs]
+    path = write(runs, tmp_path / "board.svg")
+    assert path.read_bytes() == draw(summarise(runs), "svg")
+    root = ET.parse(path).getroot()
+    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    for cost in ("params", "macs", "bytes", "latency"):
+        assert f"{COSTS[cost].head} ({COSTS[cost].unit})" in texts
+    for row in ("none", "mpe", "<b>$sa_1$</b>", "epsa"):
+        assert texts.count(row) == 4 + 1  # at the points of four costs, and below the paper's
+    with Image.open(write(runs, tmp_path / "board.png")) as image:
+        assert min(image.size) > 1000
+        assert len(image.convert("L").getcolors()) > 20
+
+
+def test_names_in_figures_do_not_touch(simulated: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
+    rows = {f"row number {i}": (0, 10_000_000, 10**9) for i in range(12)}  # one place for all of them but for luck
+    draw(summarise(simulated(rows, seeds=1, folds=1)))
+    (figure,) = kept
+    boxes = [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) > 30
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_the_front_is_what_no_row_beats(simulated: Simulate) -> None:
+    board = summarise(simulated(seeds=1))
+    best = [row.label for row in front(board.rows, "macs")]
+    others = {row.label: (row.costs["macs"], -row.mean) for row in board.rows}
+    for label, (macs, loss) in others.items():
+        beaten = any(a <= macs and b <= loss and other != label for other, (a, b) in others.items())
+        assert (label in best) is not beaten
+    assert best[0] == "epsa"
+    assert best[-1] == "mpe"
+
+
+def test_files_that_cannot_be_written(simulated: Simulate, tmp_path: Path) -> None:
+    runs = simulated(seeds=1, folds=1)
+    (tmp_path / "file").write_text("")
+    for path, words in (
+        ("board.pdf", r"board.pdf must be a .html, .png, .svg, .md or .tex file"),
+        ("file/board.md", "cannot write"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            write(runs, tmp_path / path)
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(ValueError, match=r"cannot write .*folder.html"):
+        write(runs, tmp_path / "folder.html")
+    with pytest.raises(ValueError, match="baseline 'x' is none of the rows"):
+        write(runs, tmp_path / "board.md", baseline="x")
+
+
+def _as_the_shell_has_them(text: str, folder: Path) -> list[list[str]]:
+    """The arguments of each call of attnzoo, by a program of that name that writes them down."""
+    fake = folder / "bin" / "attnzoo"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf "%s\\0" "$@" >> "$OLDPWD/calls"; printf "\\n" >> "$OLDPWD/calls"\n')
+    fake.chmod(0o755)
+    script = f'cd "{folder}"; OLDPWD="{folder}"; export OLDPWD\n{text}'
+    path = f"{fake.parent}:{Path(shutil.which('cat')).parent}"
+    done = subprocess.run(
+        [shutil.which("sh"), "-eu", "-c", script],
+        env={"PATH": path, "DATA": "my videos"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    return [line.split("\0")[:-1] for line in (folder / "calls").read_text().splitlines()]
+
+
+def test_commands_train_the_same_runs_again(tmp_path: Path) -> None:
+    def run(seed: int, fold: int, **change: object) -> Run:
+        recipe = GridRecipe.model_validate(
+            {
+                "name": "mine",
+                "data": {"root": "/home/me/videos", "protocol": "kfold(3)", "fold": fold},
+                "model": {"attn": {"name": "mpe", "options": {"groups": 4}}, "visual": {"backbone": "resnet3d/10"}},
+                "training": {"seed": seed, "workers": seed + 1},
+            }
+        )
+        found = {"id": f"{seed}{fold}", "board": "mine", "row": "mpe", "seed": seed, "accuracy": 0.5, "fold": fold}
+        found |= {"classes": ("a", "b"), "predictions": (), "params": 1, "macs": 1, "seconds": 1.0, "history": ()}
+        found |= {"recipe": json.loads(recipe.single().model_dump_json()), "protocol": f"{fold}", "data": "synth"}
+        return Run(**found | {"commit": "c", "versions": {}, "machine": "m", "finished": "t"} | change)
+
+    runs = [run(seed, fold) for fold in (0, 2) for seed in (0, 1)]
+    preparation, lines = commands(summarise(runs).rows[0])
+    calls = _as_the_shell_has_them(preparation + "\n".join(lines), tmp_path)
+    assert [call[:5] for call in calls] == [["leaderboard", "run", "mpe.yaml", "--data", "my videos"]] * 4
+    written = yaml.safe_load((tmp_path / "mpe.yaml").read_text())
+    assert "/home/me" not in preparation
+    for made, call in zip(runs, calls, strict=True):
+        recipe = json.loads(json.dumps(written))
+        for change in call[6:]:
+            name, _, value = change.partition("=")
+            part, _, field = name.rpartition(".")
+            recipe[part][field] = yaml.safe_load(value)
+        again = GridRecipe.model_validate(recipe).single()
+        wanted = GridRecipe.model_validate(made.recipe).single()
+        assert again.model_dump(exclude={"data": {"root"}}) == wanted.model_dump(exclude={"data": {"root"}})
+
+
+def test_commands_run_nothing_that_a_name_says(tmp_path: Path) -> None:
+    evil = "x'; touch hacked; echo $(touch hacked)\n`touch hacked`\nRECIPE\ntouch hacked #"
+    recipe = {"name": evil, "training": {"seed": 0, "note": evil}}
+    found = (evil, evil, evil, 0, 0.5, ("a",), (), 1, 1, 1.0, (), recipe, "", evil, evil, {}, "", "")
+    other = replace(Run(*found), id="other", seed=1, recipe={"name": evil, "training": {"seed": 1, "note": evil + "2"}})
+    used = summarise([Run(*found)]).rows[0]
+    preparation, lines = commands(replace(used, runs=(Run(*found), other)))
+    calls = _as_the_shell_has_them(preparation + "\n".join(lines), tmp_path)
+    assert not list(tmp_path.rglob("hacked"))
+    assert yaml.safe_load((tmp_path / calls[0][2]).read_text()) == recipe
+    assert json.loads(calls[1][-1].partition("=")[2]) == evil + "2"

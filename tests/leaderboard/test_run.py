@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from attnzoo.emotion.datasets import read_folder
-from attnzoo.emotion.recipe import GridRecipe, Recipe
+from attnzoo.emotion.grid import GridRecipe, Trial
+from attnzoo.emotion.protocols import Split
+from attnzoo.emotion.recipe import Recipe
 from attnzoo.emotion.run_folder import claim, run_name
 from attnzoo.emotion.training import Outcome, Prediction
 from attnzoo.leaderboard.run import record, run_grid, run_id
@@ -29,6 +31,8 @@ training: {epochs: 1, batch: 6, lr: 1.0e-3, workers: 0}
 grid: {attn: [none, se], seeds: [0, 1]}
 """
 
+NOTHING = Split((), (), (), "")
+
 
 def test_two_processes_divide_a_grid(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
@@ -41,7 +45,7 @@ def test_two_processes_divide_a_grid(videos: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], said
     assert sum(out.count("test accuracy") for out, _ in said) == 4, said
     with Store(tmp_path / "runs" / "leaderboard.sqlite", create=False) as store:
-        assert sorted((run.attn, run.seed) for run in store.runs()) == [("none", 0), ("none", 1), ("se", 0), ("se", 1)]
+        assert sorted((run.row, run.seed) for run in store.runs()) == [("none", 0), ("none", 1), ("se", 0), ("se", 1)]
 
 
 @pytest.mark.parametrize("finishes", [True, False])
@@ -52,9 +56,9 @@ def test_a_run_of_another_process_is_left_to_it_and_looked_at_again(
         {"name": "mine", "model": {"visual": {"backbone": "resnet3d/10"}}, "grid": {"attn": ["none", "se"]}}
     )
     folder, store, other = read_folder(videos, 4), Store(tmp_path / "s.sqlite"), ExitStack()
-    first = next(recipe.runs())
+    first = next(recipe.trials())
     outcome = Outcome(
-        Path(), folder.classes, (Prediction("v", (0.9, 0.1, 0.0), (), 0),), ({"epoch": 1.0},), "", 1, 1, 1.0
+        Path(), folder.classes, (Prediction("v", (0.9, 0.1, 0.0), (), 0),), ({"epoch": 1.0},), "", 1, 1, 1.0, 1, NOTHING
     )
     trained = []
 
@@ -62,17 +66,17 @@ def test_a_run_of_another_process_is_left_to_it_and_looked_at_again(
         trained.append(single.model.attn.title)
         if single.model.attn.title == "se":  # meanwhile the other process ends, with the run or without
             if finishes:
-                store.add(record(first, folder, outcome, run_id(first, folder)))
+                store.add(record(first, folder, outcome, run_id(first.recipe, folder)))
             other.close()
         return outcome
 
     monkeypatch.setattr("attnzoo.leaderboard.run.train", train)
     said = io.StringIO()
     with other:
-        assert other.enter_context(claim(tmp_path / f"{run_name('none', 0)}-{run_id(first, folder)[:8]}"))
+        assert other.enter_context(claim(tmp_path / f"{run_name('none', 0)}-{run_id(first.recipe, folder)[:8]}"))
         run_grid(recipe, folder, store, tmp_path, Console(file=said, width=200))
     assert trained == (["se"] if finishes else ["se", "none"])
-    assert [run.attn for run in store.runs()] == ["none", "se"]
+    assert [run.row for run in store.runs()] == ["none", "se"]
     lines = said.getvalue().splitlines()
     assert lines[0] == "[1/2] none seed 0: another process trains it"
     assert lines[-1].startswith(f"[1/2] none seed 0: {'finished before' if finishes else 'test accuracy'}")
@@ -81,8 +85,9 @@ def test_a_run_of_another_process_is_left_to_it_and_looked_at_again(
 def test_the_data_have_a_name_wherever_they_are_seen_from(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(videos)
     here = read_folder(Path(), 4)
-    outcome = Outcome(Path(), here.classes, (Prediction("v", (0.9, 0.1, 0.0), (), 0),), (), "", 1, 1, 1.0)
-    assert record(Recipe(name="mine"), here, outcome, "1f").data.startswith(f"{videos.name}, 18 videos")
+    outcome = Outcome(Path(), here.classes, (Prediction("v", (0.9, 0.1, 0.0), (), 0),), (), "", 1, 1, 1.0, 1, NOTHING)
+    trial = Trial("mine", {}, Recipe(name="mine"), {})
+    assert record(trial, here, outcome, "1f").data.startswith(f"{videos.name}, 18 videos")
 
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_trained(

@@ -1,0 +1,206 @@
+"""Batches of videos: in which order, for which process, and from where on in an epoch that was interrupted."""
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from attnzoo.emotion.clips import Batch, Clips, Epochs, collate
+from attnzoo.emotion.datasets import Video
+from attnzoo.emotion.recipe import Recipe
+
+
+class Loaded(NamedTuple):
+    """What came of the videos of a batch.
+
+    Attributes:
+        keys: of the videos in the batch.
+        lost: keys of those that could not be read.
+        batch: None if there is nothing in it.
+    """
+
+    keys: tuple[str, ...]
+    lost: tuple[str, ...]
+    batch: Batch | None
+
+
+class Batches(BatchSampler):
+    """Batches of items; those of all processes together are the batches of one process.
+
+    Args:
+        items: in their order.
+        batch: size of a batch, all processes together.
+        rank: of this process.
+        world: number of processes.
+
+    Attributes:
+        skip: batches that the next iteration leaves out, since they were done before an interruption.
+
+    >>> list(Batches(range(5), 2)), list(Batches(range(5), 2, rank=1, world=2))
+    ([[0, 1], [2, 3], [4]], [[1], [3], []])
+    """
+
+    def __init__(self, items: Iterable[Any], batch: int, rank: int = 0, world: int = 1) -> None:
+        super().__init__(items, batch, drop_last=False)
+        self.rank = rank
+        self.world = world
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        skip, self.skip = self.skip, 0
+        for items in islice(super().__iter__(), skip, None):
+            yield items[self.rank :: self.world]
+
+    def whole(self, number: int) -> list[Any]:
+        """The items of one batch, all processes together.
+
+        Args:
+            number: of the batch, from 0.
+
+        >>> Batches(range(5), 2, rank=1, world=2).whole(0)
+        [0, 1]
+        """
+        return next(islice(super().__iter__(), number, None))
+
+
+class Loader(DataLoader[Loaded]):
+    """Loads batches; its state, which Lightning puts into checkpoints, is how many of the epoch are done.
+
+    Args:
+        clips: what is loaded.
+        batches: in which order.
+        workers: processes that load; 0 loads in this one.
+        keep: whether they live on after an epoch.
+
+    >>> from attnzoo.emotion.recipe import Audio, Clip
+    >>> loader = Loader(Clips([], Clip(), Audio()), Batches([], 4))
+    >>> list(loader), loader.state_dict()
+    ([], {'done': 0})
+    """
+
+    def __init__(self, clips: Clips, batches: Batches, workers: int = 0, keep: bool = False) -> None:
+        keyed: Any = _Keyed(clips)  # whose samples become `Loaded` together
+        super().__init__(
+            keyed,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=_load,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_interrupts,
+            persistent_workers=keep and workers > 0,
+        )
+        self.videos = clips.videos
+        self.batches = batches
+        self.done = 0
+
+    def __iter__(self) -> Iterator[Loaded]:  # type: ignore[override]
+        # Being a generator, it starts no worker before Lightning has told the epoch to the sampler.
+        self.done = self.batches.skip
+        for loaded in super().__iter__():
+            self.done += 1
+            yield loaded
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch are done."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the epoch behind those batches."""
+        self.batches.skip = state["done"]
+
+
+class _Keyed(Dataset[tuple[str, Batch | None]]):
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[str, Batch | None]:
+        return self.clips.videos[item[1] if isinstance(item, tuple) else item].key, self.clips[item]
+
+
+def _load(samples: Sequence[tuple[str, Batch | None]]) -> Loaded:
+    return Loaded(
+        keys=tuple(key for key, sample in samples if sample is not None),
+        lost=tuple(key for key, sample in samples if sample is None),
+        batch=collate([sample for _, sample in samples]),
+    )
+
+
+def ignore_interrupts(_: int) -> None:
+    """Ctrl-C is for the training process, which ends its loaders itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def clips(videos: Sequence[Video], recipe: Recipe, seed: int | None = None) -> Clips:
+    """What the model of a recipe sees of videos.
+
+    Args:
+        videos: the videos.
+        recipe: of the model.
+        seed: of windows and crops in training; None for evaluation.
+
+    >>> len(clips([], Recipe(name="mine")))
+    0
+    """
+    return Clips(videos, recipe.clip, recipe.audio, seed, recipe.data.damaged, recipe.training.views)
+
+
+def training_loader(clips: Clips, recipe: Recipe, rank: int = 0, world: int = 1) -> Loader:
+    """Batches in an order of their own in each epoch.
+
+    Args:
+        clips: for training.
+        recipe: of the training.
+        rank: of this process.
+        world: number of processes.
+
+    >>> recipe = Recipe(name="mine")
+    >>> len(training_loader(clips([], recipe, seed=0), recipe))
+    0
+    """
+    training = recipe.training
+    batches = Batches(Epochs(len(clips), training.seed), training.batch, rank, world)
+    return Loader(clips, batches, training.workers, keep=True)
+
+
+def evaluation_loader(clips: Clips, recipe: Recipe, rank: int = 0, world: int = 1) -> Loader:
+    """Batches in the order of the videos.
+
+    Args:
+        clips: for validation or test.
+        recipe: of the training.
+        rank: of this process.
+        world: number of processes.
+
+    >>> recipe = Recipe(name="mine")
+    >>> len(evaluation_loader(clips([], recipe), recipe))
+    0
+    """
+    return Loader(clips, Batches(range(len(clips)), recipe.training.batch, rank, world), recipe.training.workers)
+
+
+@contextmanager
+def dead_workers_told() -> Iterator[None]:
+    """Say in one line that a process which loads videos is gone.
+
+    >>> with dead_workers_told():
+    ...     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    Traceback (most recent call last):
+    ValueError: a process that loads videos died (DataLoader worker (pid 7) is killed by signal: Killed), most ...
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        if not said.startswith("DataLoader worker (pid"):
+            raise
+        raise ValueError(
+            f"a process that loads videos died ({said}), most often for want of memory; fewer of them may do, with "
+            "training.workers"
+        ) from None

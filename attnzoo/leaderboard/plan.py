@@ -1,0 +1,132 @@
+"""What a grid will train, and about how long that takes, before anything starts."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from attnzoo.emotion.cost import cost_of_video
+from attnzoo.emotion.datasets import Folder
+from attnzoo.emotion.grid import GridRecipe
+from attnzoo.emotion.model import AudioVisualModel, check
+from attnzoo.emotion.protocols import split
+from attnzoo.emotion.recipe import Recipe
+from attnzoo.leaderboard.run import run_id
+from attnzoo.profiling import profile
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One row of a grid.
+
+    Attributes:
+        label: of the row.
+        runs: trainings of it.
+        finished: how many of them are in the store.
+        params: of the model.
+        macs: multiply-accumulates for one video.
+        seconds: estimate for the runs that are left; None without data.
+
+    >>> Planned("se", 3, 1, 99, 999, 60.0).runs
+    3
+    """
+
+    label: str
+    runs: int
+    finished: int
+    params: int
+    macs: int
+    seconds: float | None
+
+
+def plan(recipe: GridRecipe, folder: Folder | None = None, finished: Sequence[str] = ()) -> list[Planned]:
+    """The rows of a grid and what they will cost.
+
+    The time of a run is that of its multiply-accumulates, three times for a training video in each epoch and once for a
+    video that is validated or tested, at the speed of one segment of the visual network on this machine. Loading,
+    frozen layers and cached features, which make it shorter or longer, are left out.
+
+    Args:
+        recipe: the grid.
+        folder: the videos.
+        finished: ids of the runs in the store.
+
+    Raises:
+        ValueError: a row that makes no model.
+
+    >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
+    >>> recipe = GridRecipe(name="mine", model=settings, clip={"segments": 1, "frames": 4, "size": 32})
+    >>> [(row.label, row.runs, row.seconds) for row in plan(recipe)]
+    [('none', 1, None)]
+    """
+    trials: dict[str, list[Recipe]] = {}
+    for trial in recipe.trials():
+        trials.setdefault(trial.label, []).append(trial.recipe)
+    for recipes in trials.values():
+        check(recipes[0])
+    rate = None if folder is None else _seconds_per_mac(recipe)
+    rows = []
+    for label, recipes in trials.items():
+        first = recipes[0]
+        with torch.device("meta"):
+            model = AudioVisualModel(first.model.without_weights(), first.clip, first.audio, 2)
+        cost = cost_of_video(model, first)
+        left = recipes if folder is None else [one for one in recipes if run_id(one, folder) not in finished]
+        seconds = None
+        if folder is not None and rate is not None:
+            seconds = rate * cost.macs * sum(_passes(one, folder) for one in left)
+        rows.append(Planned(label, len(recipes), len(recipes) - len(left), cost.params, cost.macs, seconds))
+    return rows
+
+
+def _passes(recipe: Recipe, folder: Folder) -> int:
+    """Forward passes of one video that a run takes as long as; a backward pass is two."""
+    parts = split(folder, recipe.data)
+    return recipe.training.epochs * (3 * len(parts.train) + len(parts.val)) + len(parts.test)
+
+
+def _seconds_per_mac(recipe: Recipe) -> float:
+    network = AudioVisualModel(recipe.model.without_weights(), recipe.clip, recipe.audio, 2).visual.eval()
+    frames = torch.rand(1, 3, recipe.clip.frames, recipe.clip.size, recipe.clip.size)
+    with torch.inference_mode():
+        network(frames)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            network(frames)
+            times.append(time.perf_counter() - start)
+    # The quickest, since whatever else the machine does only adds to it.
+    return min(times) / profile(network, tuple(frames.shape), counter="macs", memory=False).macs
+
+
+def render(rows: Sequence[Planned], recipe: GridRecipe) -> Group:
+    """For the terminal.
+
+    Args:
+        rows: of `plan`.
+        recipe: the grid.
+    """
+    table = Table(title=f"{recipe.name}: {sum(row.runs for row in rows)} runs", box=box.SIMPLE)
+    table.add_column("row")
+    for name in ("runs", "finished", "params (M)", "MACs of a video (G)", "time left (about)"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = (row.runs, row.finished, f"{row.params / 1e6:.3f}", f"{row.macs / 1e9:.3f}", _told(row.seconds))
+        table.add_row(row.label, *map(str, cells))
+    known = [row.seconds for row in rows if row.seconds is not None]
+    total = f"about {_told(sum(known))} in all" if known else "give --data for an estimate of the time"
+    repetitions = ", ".join(f"seed {seed} fold {fold}" for seed, fold in recipe.repetitions())
+    return Group(table, f"each row with: {repetitions}", f"{total}; loading is left out, and cached features are not")
+
+
+def _told(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
