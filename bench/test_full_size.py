@@ -1,7 +1,7 @@
 """The paper's model at full size on a CPU: a step of training on one video, and the memory kept for the backward pass.
 
-3D ResNet-101 and 2D ResNet-50 with MPE, 16 segments of 16 frames at 112 px. The goal of the step is a peak below 12 GB on
-two cores; the memory for the batch of 12 is worked out from shapes.
+3D ResNet-101 and 2D ResNet-50 with MPE, 16 segments of 16 frames at 112 px. The goal of the step is a peak below 12 GB
+on two cores; the memory for the batch of 12 is worked out from shapes.
 """
 
 import subprocess

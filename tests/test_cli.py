@@ -198,7 +198,7 @@ def test_training_needs_nothing_of_the_leaderboard(videos: Path, tiny: Path, tmp
     arguments = ["train", tiny, "--data", videos, "--out", tmp_path / "out", "--set", "training.epochs=1"]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "model.pt").exists()
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_options_with_several_values_take_any_form_and_order(attnzoo: Callable[..., tuple[int, str, str]]) -> None:
@@ -236,7 +236,7 @@ def test_what_the_library_logs_is_shown(
         return []
 
     monkeypatch.setattr("attnzoo.emotion.evaluation.predict", noted)
-    status, _, err = attnzoo("predict", "model.pt", "a.mp4")
+    status, _, err = attnzoo("predict", "model.safetensors", "a.mp4")
     assert (status, err) == (0, "attnzoo: head fc skipped\n")
 
 
@@ -292,16 +292,16 @@ def test_train_leaderboard_evaluate_predict(
     status, out, _ = attnzoo("train", tiny, "--data", videos, "--attn", "se", "--seed", "0", "--out", "single")
     assert status == 0
     assert "chance 33.3%" in out
-    status, out, _ = attnzoo("evaluate", "single/model.pt", "--json")
+    status, out, _ = attnzoo("evaluate", "single", "--json")
     report = json.loads(out)
     assert status == 0
     with sqlite3.connect(store) as database:
         (accuracy,) = database.execute("select accuracy from runs where attn = 'se' and seed = 0").fetchone()
     database.close()
     assert report["accuracy"] == accuracy  # `train` and the leaderboard train the same model
-    status, out, _ = attnzoo("evaluate", "single/model.pt")
+    status, out, _ = attnzoo("evaluate", "single/model.safetensors")
     assert status == 0
     assert "recall" in out
-    status, out, _ = attnzoo("predict", "single/model.pt", next((videos / "calm").glob("*.mp4")), "--json")
+    status, out, _ = attnzoo("predict", "single/model.safetensors", next((videos / "calm").glob("*.mp4")), "--json")
     assert status == 0
     assert set(json.loads(out)[0]["probabilities"]) == {"calm", "cross", "glad"}

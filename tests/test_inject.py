@@ -219,7 +219,7 @@ def refused(model: nn.Module, error: type[Exception], shown: tuple[str, ...], na
         (TypeError, ("stride",), "epsa", {"stride": 2, "groups": (1, 2, 2, 4)}),
         (TypeError, ("stride",), "epsa", {"stride": 2, "site": "out", "groups": (1, 2, 2, 4)}),
         (TypeError, ("out_channels",), "epsa", {"out_channels": 8, "site": "mid", "groups": (1, 2, 2, 4)}),
-        (TypeError, ("spatial_dims",), "se", {"spatial_dims": 3}),
+        (ValueError, ("spatial_dims=3 at", "it has 2"), "se", {"spatial_dims": 3}),
     ],
 )
 def test_refuses_what_does_not_fit(

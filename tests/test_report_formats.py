@@ -1,6 +1,7 @@
 """Each format of a cost report, read back by a parser that is none of ours, against the numbers that were counted."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -304,7 +305,7 @@ def test_charts_are_a_png_and_a_page_that_works_offline(report_sheet: Sheet, tmp
     points, layout = json.loads(data)
     assert [len(site["x"]) for site in points] == [1]
     (name,) = layout["annotations"]
-    assert (name["text"], [name["x"]], [name["y"]]) == ("mpe:groups=16", points[0]["x"], points[0]["y"])
+    assert (name["text"], [name["x"]], [name["y"]]) == (html.escape(NASTY), points[0]["x"], points[0]["y"])
     assert layout["xaxis"]["title"]["text"] == "parameters added (Mi)"
     assert "<i>" not in data
 

@@ -187,9 +187,8 @@ def test_what_no_network_can_take_is_told_once() -> None:
     assert [row.cost is None for row in rows] == [False, True, True]
     (note,) = (note for note in shown.notes if "has no stages" in note)
     assert note.startswith("se at site out, eca at site out: VisionTransformer has no stages")
-    assert all(
-        "has no stages" in line["misfit"] for line in list(csv.DictReader(io.StringIO(render([shown], "csv"))))[1:]
-    )
+    _, *lines = csv.DictReader(io.StringIO(render([shown], "csv")))
+    assert all("has no stages" in line["misfit"] for line in lines)
 
 
 class Slow(nn.Module):
@@ -249,19 +248,19 @@ def test_latency_is_measured_on_a_named_machine() -> None:
         ("paper: {ROW, attn: se, params: '1', reason: 'only {params_plain.x}'}\n", r"\{params_plain\.x\} is not known"),
         (
             "paper: {ROW, attn: se, params: '1', reason: '{params_plain:.2f}'}\n",
-            r"params_plain is filled in .* no format",
+            r"params_plain is .* no format",
         ),
         (
             "paper: {ROW, attn: se, params: '1', reason: '{params_plain!r}'}\n",
-            r"params_plain is filled in .* no format",
+            r"params_plain is .* no format",
         ),
         (
             "paper: {ROW, attn: se, params: '1', reason: 'a {set'}\n",
-            r"a brace of the text itself is written \{\{ or \}\}",
+            r"a brace of the text itself is written \{\{",
         ),
         (
             "paper: {ROW, attn: se, params: '1', reason: 'a set}'}\n",
-            r"a brace of the text itself is written \{\{ or \}\}",
+            r"a brace of the text itself is written \{\{",
         ),
         ("", r"t\.yaml:1: recipe: names nothing to count; give paper:, protocol: or both"),
         ("paper: {title: t, network: timm/resnet18, rows: []}\n", r"t\.yaml:2: paper\.rows = \[\]: names nothing"),
@@ -282,23 +281,21 @@ def test_errors_of_recipes_name_file_and_line(tmp_path: Path, text: str, message
     assert "\n" not in str(error.value)
 
 
-# Ctrl-C as a terminal sends it, to the processes that count too, once there are any.
+# Ctrl-C as a terminal sends it, to the processes that count too.
 INTERRUPTED = """
-import multiprocessing, os, signal, threading, time
+import os, signal
 from functools import partial
 from attnzoo.backbones.resnet3d import resnet3d
 from attnzoo.profiling.table import Attention, compare_all
 
-def interrupt():
-    while not multiprocessing.active_children():
-        time.sleep(0.01)
+def interrupt(done, total):
     os.killpg(0, signal.SIGINT)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=interrupt).start()
     try:
-        list(compare_all([(partial(resnet3d, 101), None)], [Attention("se")] * 1000, workers=2))
+        network = partial(resnet3d, 10, widen_factor=0.25), (1, 3, 4, 32, 32)
+        list(compare_all([network], [Attention("se")] * 9999, workers=2, progress=interrupt))
     except KeyboardInterrupt:
         print("interrupted")
 """
@@ -362,9 +359,8 @@ def test_the_command_prints_both_tables(run: Callable[..., tuple[int, str, str]]
     # A paper's numbers stay as printed, and in its own units; ours have one column.
     assert (printed["paper_param_count (M)"], printed["paper_flops (G)"]) == ("11.78", "1.82")
     assert printed["verdict"] == "equal as printed"
-    assert (
-        round(float(printed["param_count (Mi)"]) * 2**20) == round(float(se["param_count (Mi)"]) * 2**20) == 11_776_552
-    )
+    assert printed["param_count (Mi)"] == se["param_count (Mi)"]
+    assert float(se["param_count (Mi)"]) * 2**20 == 11_776_552
     assert plain["paper_param_count (M)"] == ""
     assert "param_count (M)" not in printed
     status, out, err = run(*once, "--output", tmp_path)
@@ -393,7 +389,7 @@ def test_the_command_prints_both_tables(run: Callable[..., tuple[int, str, str]]
         ("profile timm/resnet18 --num-classes -1", ["'--num-classes'", "greater than or equal to 1"]),
         (
             "profile timm/resnet18 --output small.yaml/",
-            ["cannot write small.yaml/", "is no folder that can be written to"],
+            ["cannot write small.yaml/", "is no folder"],
         ),
         ("table small.yaml --chart small.yaml/cost.png", ["cannot write small.yaml/cost.png"]),
         ("table small.yaml --set paper=null protocol=null", ["names nothing to count"]),

@@ -6,4 +6,4 @@ sound into MFCC maps, `model` classifies, `training` fits and evaluates. The rec
 
 from attnzoo.extras import need
 
-need("emotion", "lightning", "torchmetrics", "av", "librosa", "matplotlib")
+need("emotion", "lightning", "safetensors", "av", "librosa", "matplotlib")

@@ -254,7 +254,7 @@ def _file(path: str | Path) -> Path:
 
 
 def _last(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     return content
 
 

@@ -71,7 +71,7 @@ class Branches:
 class Part:
     """What picture and sound add to the log-probability of the target in one segment, in nats; see `contributions`.
 
-    >>> Part(picture=-0.1, sound=0.3).share
+    >>> Part(picture=-0.25, sound=0.75).share
     0.75
     """
 

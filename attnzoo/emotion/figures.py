@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -40,25 +40,29 @@ def confusion_png(classes: Sequence[str], counts: Sequence[Sequence[int]], title
     table = np.array(counts, float)
     totals = table.sum(1, keepdims=True)
     shares = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
-    edge = max(2.4, 0.75 * len(classes))
+    edge = max(2.4, 0.7 * len(classes))  # of the matrix, in
+    names = [short(name, 24) for name in classes]
+    counted = [f"{name}\n{int(total)} videos" for name, total in zip(names, totals[:, 0], strict=True)]
+    letters = 0.075 * max(9, *map(len, names))
+    lines = textwrap.wrap(title, int((edge + letters + 1) / 0.075))
+    left, right, top, bottom = 0.5 + letters, 1.0, 0.25 + 0.15 * len(lines), 0.6 + 0.65 * letters
+    size = left + edge + right, top + edge + bottom
     with style():
-        figure = canvas(edge + 3.0, edge + 2.0)
-        axes = figure.add_subplot()
+        figure = canvas(*size)
+        axes = figure.add_axes((left / size[0], bottom / size[1], edge / size[0], edge / size[1]))
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        names = [short(name, 24) for name in classes]
-        counted = [f"{name}\n{int(total)} videos" for name, total in zip(names, totals[:, 0], strict=True)]
         axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(classes)), counted)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        axes.set_title(textwrap.fill(title, int(edge / 0.075)), fontsize=8)
+        figure.text(0.1 / size[0], 1 - 0.1 / size[1], "\n".join(lines), va="top")
         for row, column in np.ndindex(*table.shape):
             share = f"\n{shares[row, column]:.1%}" if totals[row] else ""
             dark = shares[row, column] > 0.5
             colour = "white" if dark else "black" if table[row, column] else "0.6"
             axes.text(column, row, f"{int(table[row, column])}{share}", ha="center", va="center", color=colour, size=8)
-        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}")
-        bar.set_label("share of the true class")
+        beside = figure.add_axes(((left + edge + 0.12) / size[0], bottom / size[1], 0.15 / size[0], edge / size[1]))
+        figure.colorbar(image, cax=beside, format="{x:.0%}").set_label("share of the true class")
         return _png(figure, dpi)
 
 
@@ -92,7 +96,7 @@ def strip_png(explanation: Explanation, dpi: int = 110) -> bytes:
     size = left + width + right, top + sum(heights) + gap * (len(heights) - 1) + bottom
     tops = size[1] - top - np.cumsum([0.0, *(height + gap for height in heights)])
     with style():
-        figure = canvas(*size, layout=None)
+        figure = canvas(*size)
         boxes = [
             figure.add_axes((left / size[0], (y - h) / size[1], width / size[0], h / size[1]))
             for y, h in zip(tops, heights, strict=False)
@@ -260,9 +264,9 @@ def style() -> Iterator[None]:
         yield
 
 
-def canvas(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
+def canvas(width: float, height: float) -> Any:
     """A figure of its own, which nothing else knows of, of a width and a height in inches."""
-    figure = Figure(figsize=(width, height), layout=layout)
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 

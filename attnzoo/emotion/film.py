@@ -108,7 +108,7 @@ def _background(e: Explanation, panels: int) -> tuple[Pixels, list[tuple[int, in
     if e.gates:
         titles.append(f"{e.gates.name}: red above its mean, ±{gate_range(e):.1%}")
     with style():
-        figure = canvas(width / DPI, height / DPI, layout=None)
+        figure = canvas(width / DPI, height / DPI)
         figure.text(GAP / width, 1 - 18 / height, headline(e), fontsize=10, va="center", weight="bold")
         for i, title in enumerate(titles):
             x = (GAP + i * (PANEL + GAP)) / width

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -14,6 +13,7 @@ class PaddedFirst(TorchFunctionMode):
     oneDNN 3.13, in torch 2.15 on a CPU with bf16 instructions, otherwise gives random gradients of such weights and
     writes beyond its memory: in 3D ResNets of 16 frames from layer3 on. What is computed is the same.
 
+    >>> import torch
     >>> features, weight = torch.ones(1, 1, 2, 7, 7), torch.ones(1, 1, 3, 3, 3)
     >>> with PaddedFirst():
     ...     padded = F.conv3d(features, weight, padding=1)

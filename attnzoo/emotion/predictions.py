@@ -51,22 +51,28 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
 
 
 def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> list[Prediction]:
-    """What the model says of videos, from centred windows.
+    """What the model says of videos, from centred windows; it works on the accelerator if there is one.
 
     Args:
         model: in eval mode.
         recipe: with which it was trained.
         videos: the videos; one that cannot be read stops the evaluation or is left out, as the recipe says.
 
+    Raises:
+        ValueError: none of the videos can be read.
+
     >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
     >>> recipe = Recipe.model_validate({"name": "mine", "model": settings, "training": {"workers": 0}})
     >>> score(AudioVisualModel(recipe.model, recipe.clip, recipe.audio, 2).eval(), recipe, [])
     []
     """
-    device = next(model.parameters()).device
+    home = next(model.parameters()).device
+    device = torch.accelerator.current_accelerator(check_available=True) or home
     predictions: list[Prediction] = []
     with torch.inference_mode(), dead_workers_told():
-        for loaded in evaluation_loader(cached(clips(videos, recipe), model, recipe), recipe):
+        loader = evaluation_loader(cached(clips(videos, recipe), model, recipe), recipe)
+        model.to(device)
+        for loaded in loader:
             if loaded.batch is None:
                 continue
             frames, sound, heard, labels = loaded.batch
@@ -80,4 +86,7 @@ def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> l
                         label=int(label),
                     )
                 )
+    model.to(home)
+    if videos and not predictions:
+        raise ValueError(f"none of the {len(videos)} videos can be read")
     return predictions
