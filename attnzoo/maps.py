@@ -154,17 +154,16 @@ def activation_map(
     return (weights * features).sum(1).relu().float()
 
 
-def activation_layer(model: nn.Module, *inputs: Any, within: str = "", least: int = 7) -> str:
+def activation_layer(model: nn.Module, *inputs: Any, least: int = 7) -> str:
     """The layer to take for `activation_map`: deep, since it speaks of classes, but not too coarse to show places.
 
     Args:
         model: any network.
         *inputs: of its forward.
-        within: path of the part of the network whose children are the layers; the network itself if empty.
         least: positions that its maps have at least in height and width; 7 is the size in Grad-CAM's own figures.
 
     Returns:
-        Path of the last child with such maps; if none has them, of the last with the largest.
+        Name of the network's last child with such maps; if none has them, of the last with the largest.
 
     Raises:
         ValueError: no child gives maps.
@@ -173,15 +172,12 @@ def activation_layer(model: nn.Module, *inputs: Any, within: str = "", least: in
     >>> activation_layer(resnet3d(10), torch.rand(1, 3, 4, 112, 112))
     'layer3'
     """
-    part = _find(model, within) if within else model
-    prefix = f"{within}." if within else ""
-    layers = {prefix + name: child for name, child in part.named_children()}
-    outputs = _record(model, inputs, layers, lambda _, __, out: tuple(getattr(out, "shape", ())))
-    edges = {path: min(seen[-1][-2:]) for path, seen in outputs.items() if len(seen) == 1 and len(seen[-1]) > 3}
+    outputs = _record(model, inputs, dict(model.named_children()), lambda _, __, out: tuple(getattr(out, "shape", ())))
+    edges = {name: min(seen[-1][-2:]) for name, seen in outputs.items() if len(seen) == 1 and len(seen[-1]) > 3}
     if not edges:
-        raise ValueError(f"no child of {type(part).__name__} gives maps (N, C, ..., H, W); name a layer that does")
+        raise ValueError(f"no child of {type(model).__name__} gives maps (N, C, ..., H, W); name a layer that does")
     enough = min(least, max(edges.values()))
-    return [path for path, edge in edges.items() if edge >= enough][-1]
+    return [name for name, edge in edges.items() if edge >= enough][-1]
 
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:

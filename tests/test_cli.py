@@ -296,7 +296,7 @@ def test_train_leaderboard_evaluate_predict(
     report = json.loads(out)
     assert status == 0
     with sqlite3.connect(store) as database:
-        (accuracy,) = database.execute("select accuracy from runs where attn = 'se' and seed = 0").fetchone()
+        (accuracy,) = database.execute("select accuracy from runs where row = 'se' and seed = 0").fetchone()
     database.close()
     assert report["accuracy"] == accuracy  # `train` and the leaderboard train the same model
     status, out, _ = attnzoo("evaluate", "single/model.safetensors")

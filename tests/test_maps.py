@@ -219,7 +219,7 @@ def test_behind_pooling_and_a_linear_map_it_is_the_class_activation_of_zhou(dims
 @pytest.mark.parametrize("layer", ["conv1", "layer1", "layer2.0.conv1", "layer4"])
 def test_it_is_what_captum_makes_of_the_same_gradients(layer: str) -> None:
     net = inject(resnet3d(10, num_classes=5, widen_factor=0.125, stem_size=3), "mpe", groups=2).eval()
-    x, target = torch.randn(3, 3, 8, 48, 48), torch.tensor([4, 0, 2])
+    x, target = torch.randn(3, 3, 4, 32, 32), torch.tensor([4, 0, 2])
     (whole,) = [m for path, m in net.named_modules() if path.replace("base.", "") == layer]
     averaged = LayerGradCam(net, whole).attribute(x, target=target, relu_attributions=True).detach().squeeze(1)
     products = LayerGradientXActivation(net, whole).attribute(x, target=target).detach().sum(1).relu()

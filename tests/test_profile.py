@@ -736,5 +736,5 @@ def test_indices_are_tried_where_numbers_do_not_fit() -> None:
 def test_a_network_that_cannot_be_copied_says_so() -> None:
     network = nn.Sequential(nn.ReLU())
     network.lock = threading.Lock()
-    with pytest.raises(ValueError, match="this Sequential cannot be copied, as profiling must: TypeError: cannot pickle"):
+    with pytest.raises(ValueError, match="this Sequential cannot be copied, as profiling must: TypeError: cannot pick"):
         attnzoo.profile(network, (1, 3))

@@ -142,6 +142,12 @@ def test_json_holds_integers_and_a_version(rows: list[Row], report_sheet: Sheet)
         assert "param_count_added" not in base
 
 
+def test_json_says_what_units_a_paper_prints_in() -> None:
+    paper = Sheet("paper", "", [Column("paper_param_count", "", "M")], [{"paper_param_count": "42.49"}], units="binary")
+    (table,) = json.loads(render([paper], "json", "decimal"))["tables"]
+    assert (table["rows"], table["units"]) == ([{"paper_param_count": "42.49"}], "binary")
+
+
 class Reader(HTMLParser):
     """The cells of all tables, the caption, and whatever would be asked of the network."""
 

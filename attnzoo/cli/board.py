@@ -1,5 +1,6 @@
 """attnzoo leaderboard."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from attnzoo.cli.shared import (
     read_recipe,
     read_videos,
     resumable,
+    say,
     show,
 )
 
@@ -40,16 +42,43 @@ def board_run(
     change: Sets = None,
     trials: Trials = None,
     small: Tiny = False,
+    engine: Annotated[str, typer.Option(help="local: one run at a time, here; ray: on a Ray cluster")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="ray: HOST:PORT of the cluster; without it, or RAY_ADDRESS, one is started on this machine"),
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option("--cpus-per-run", min=1, help="ray: 1 + training.workers if there are")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus-per-run", min=0, help="ray: 1 where the cluster has any; 0.5 shares one")
+    ] = None,
 ) -> None:
     """Train the grid of a recipe; finished runs are not repeated, an interrupted one goes on."""
-    from attnzoo.leaderboard.run import run_grid
+    from attnzoo.leaderboard.run import Here, run_grid
     from attnzoo.leaderboard.store import Store
 
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine {engine!r} must be one of local, ray")
+    if engine == "local" and (address, cpus, gpus) != (None, None, None):
+        raise ValueError("--address, --cpus-per-run and --gpus-per-run are for --engine ray")
     full = _grid(recipe, data, change, trials, small)
     folder = read_videos(data_of(full), full.clip.frames)
-    with Store(store) as runs, resumable(f"finished runs are in {runs.name}"):
-        run_grid(full, folder, runs, out / full.name, console)
-    console.print(f"see them with: attnzoo leaderboard show --store {runs.name}", highlight=False, soft_wrap=True)
+    with ExitStack() as opened:
+        runs = opened.enter_context(Store(store))
+        opened.enter_context(resumable(f"finished runs are in {runs.name}"))
+        trains: Any = Here(runs, console)
+        if engine == "ray":
+            from attnzoo.leaderboard.ray_engine import ray_engine
+
+            trains = opened.enter_context(ray_engine(console, address, cpus, gpus, full.training.workers))
+        end = run_grid(full, folder, runs, out / full.name, console, trains)
+    for title, reason in end.failed:
+        say(f"{title} failed: {reason}")
+    echo(f"see them with: attnzoo leaderboard show --store {runs.name}")
+    if end.failed:
+        say(f"{_runs(len(end.failed))} failed; the same command tries again")
+        raise typer.Exit(1)
 
 
 @board_app.command("plan", cls=Greedy)

@@ -1,6 +1,7 @@
 """The course of a training, for people to look at: CSV files and TensorBoard."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -96,7 +97,8 @@ class Curves(pl.Callback):
         self._close()
 
     def _close(self) -> None:
-        if self._steps:
-            self._steps.close()
-        if self._board:
-            self._board.close()
+        with suppress(OSError):  # of a full disk, which has been told
+            if self._steps:
+                self._steps.close()
+            if self._board:
+                self._board.close()

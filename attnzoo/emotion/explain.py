@@ -101,9 +101,14 @@ class Explanation:
         layer: of which the class activation is taken.
         activation: (T, k, size, size), the class activation, 1 the greatest in the video; zeros if nothing speaks for
             the target.
+        parts: what picture and sound add in each segment.
         gates: of the visual ResNet's attention; None without.
         branches: of the attention in each stream that has branches.
-        parts: what picture and sound add in each segment.
+
+    >>> black, said = np.zeros((1, 4, 16, 16, 3), np.uint8), Prediction("a.mp4", (0.4, 0.6), ((0.4, 0.6),))
+    >>> seen = (said, 1, 2.0, 10.0, True, black, "visual.layer3", np.zeros((1, 4, 16, 16)), (Part(0.3, 0.1),))
+    >>> Explanation(Path("a.mp4"), ("calm", "joy"), *seen).as_dict()["segments"][0]["sound_share"]
+    0.25
     """
 
     path: Path
@@ -116,9 +121,9 @@ class Explanation:
     frames: NDArray[np.uint8]
     layer: str
     activation: Floats
-    gates: Gates | None
-    branches: tuple[Branches, ...]
     parts: tuple[Part, ...]
+    gates: Gates | None = None
+    branches: tuple[Branches, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -220,7 +225,7 @@ def explain(
     )
     chosen = prediction.predicted if target is None else classes.index(target)
     tell(2, STEPS)
-    layer = layer or maps.activation_layer(model, *inputs, within="visual")
+    layer = layer or f"visual.{maps.activation_layer(model.visual, sample.frames[:1].float())}"
     activation = maps.activation_map(model, inputs, lambda logits: logits.mean(1)[:, chosen], layer)
     tell(3, STEPS)
     gates = maps.gate_maps(model, *inputs)
@@ -263,9 +268,13 @@ def write(e: Explanation, folder: Path, progress: Callable[[int, int], None] | N
     Raises:
         ValueError: they cannot be written, or the film would take the place of the video itself.
 
-    >>> import inspect
-    >>> list(inspect.signature(write).parameters)
-    ['e', 'folder', 'progress']
+    >>> import tempfile
+    >>> black, said = np.zeros((1, 4, 16, 16, 3), np.uint8), Prediction("a.mp4", (0.4, 0.6), ((0.4, 0.6),))
+    >>> seen = (said, 1, 2.0, 10.0, True, black, "visual.layer3", np.zeros((1, 4, 16, 16)), (Part(0.3, 0.1),))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = write(Explanation(Path("a.mp4"), ("calm", "joy"), *seen), Path(folder))
+    >>> [path.name for path in written]
+    ['a.mp4', 'a.png', 'a.json']
     """
     from attnzoo.emotion.figures import strip_png
     from attnzoo.emotion.film import write_film

@@ -76,9 +76,13 @@ def strip_png(explanation: Explanation, dpi: int = 110) -> bytes:
     Returns:
         A PNG file.
 
-    >>> import inspect
-    >>> list(inspect.signature(strip_png).parameters)
-    ['explanation', 'dpi']
+    >>> from pathlib import Path
+    >>> from attnzoo.emotion.explain import Part
+    >>> from attnzoo.emotion.predictions import Prediction
+    >>> black, said = np.zeros((1, 4, 16, 16, 3), np.uint8), Prediction("a.mp4", (0.4, 0.6), ((0.4, 0.6),))
+    >>> seen = (said, 1, 2.0, 10.0, True, black, "visual.layer3", np.zeros((1, 4, 16, 16)), (Part(0.3, 0.1),))
+    >>> strip_png(Explanation(Path("a.mp4"), ("calm", "joy"), *seen))[1:4]
+    b'PNG'
     """
     e = explanation
     columns = min(len(e.frames), THUMBNAILS)
@@ -131,7 +135,7 @@ def notes(e: Explanation) -> str:
     """How the maps and curves are made."""
     target = short(e.classes[e.target])
     lines = [
-        f"Activation: HiResCAM of {target} at {e.layer}, 1 is the greatest in the video"
+        f"Activation: HiResCAM of {target} at {e.layer}, 1 (red) is the greatest in the video"
         + ("." if e.activation.any() else "; nothing in the picture speaks for it."),
     ]
     if e.gates:

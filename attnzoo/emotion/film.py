@@ -44,9 +44,17 @@ def write_film(e: Explanation, path: Path, progress: Callable[[int, int], None] 
     Raises:
         ValueError: it cannot be written; what was at `path` is still there.
 
-    >>> import inspect
-    >>> list(inspect.signature(write_film).parameters)
-    ['e', 'path', 'progress']
+    >>> import tempfile
+    >>> from attnzoo.emotion.explain import Part
+    >>> from attnzoo.emotion.predictions import Prediction
+    >>> black, said = np.zeros((1, 4, 16, 16, 3), np.uint8), Prediction("a.mp4", (0.4, 0.6), ((0.4, 0.6),))
+    >>> seen = (said, 1, 2.0, 10.0, True, black, "visual.layer3", np.zeros((1, 4, 16, 16)), (Part(0.3, 0.1),))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_film(Explanation(Path("a.mp4"), ("calm", "joy"), *seen), Path(folder) / "film.mp4", print)
+    1 4
+    2 4
+    3 4
+    4 4
     """
     count = e.frames.shape[0] * e.frames.shape[1]
     rate = Fraction(min(max(e.fps, RATES[0]), RATES[1])).limit_denominator(1000)

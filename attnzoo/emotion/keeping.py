@@ -1,5 +1,7 @@
 """What keeps a training that may be killed at any moment: checkpoints after each epoch and, in long ones, between."""
 
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from attnzoo.emotion.task import Task
 class Keeper(Checkpoint):
     """Writes `last.ckpt`, and `best.safetensors` whenever an epoch is the best on the validation videos.
 
+    At SIGTERM, by which clusters announce the end, the step is ended, `last.ckpt` written and the training interrupted.
+
     Args:
         out: the folder.
-        minutes: from one `last.ckpt` to the next within an epoch. SIGTERM, by which clusters announce the end, has one
-            written at once.
+        minutes: from one `last.ckpt` to the next within an epoch.
 
     >>> Keeper(Path("runs/mine"), minutes=10).out.name
     'mine'
@@ -28,9 +31,17 @@ class Keeper(Checkpoint):
         self.out = out
         self.minutes = minutes
         self._kept = time.monotonic()
+        self._ending = False
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self._kept = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            # In place of Lightning's, which talks to the other processes wherever the signal comes, and breaks off what
+            # they say. Lightning puts back what was there before.
+            signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, *_: Any) -> None:
+        self._ending = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, number: int
@@ -41,8 +52,8 @@ class Keeper(Checkpoint):
             return
         if (number + 1) % trainer.accumulate_grad_batches:  # gradients are not in a checkpoint
             return
-        due = trainer.received_sigterm or time.monotonic() - self._kept >= 60 * self.minutes
-        if trainer.strategy.broadcast(due):
+        due = self._ending or time.monotonic() - self._kept >= 60 * self.minutes
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
             task.check_finite(number)
             self._keep(trainer)
 
@@ -57,6 +68,8 @@ class Keeper(Checkpoint):
     def _keep(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.out / LAST, weights_only=False)
         self._kept = time.monotonic()
+        if trainer.strategy.reduce_boolean_decision(self._ending, all=False):
+            raise KeyboardInterrupt
 
 
 class WholeFiles(TorchCheckpointIO):

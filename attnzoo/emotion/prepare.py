@@ -6,7 +6,6 @@ lined up with the picture. The copy is a data set of its own, with classes, spea
 
 import errno
 import json
-import logging
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,10 +23,10 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from attnzoo.emotion import media
+from attnzoo.emotion.cluster import ray_cluster
 from attnzoo.emotion.datasets import Folder, Video
 from attnzoo.emotion.decoding import open_media, pictures
 from attnzoo.emotion.run_folder import claim
-from attnzoo.extras import need
 
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 LIST, JOURNAL = "videos.json", "prepared.jsonl"
@@ -213,23 +212,12 @@ def _local(jobs: Jobs, workers: int) -> Encoded:
 
 
 def _ray(jobs: Jobs, workers: int) -> Encoded:
-    need("cluster", "ray")
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    mine = not ray.is_initialized()
-    if mine:
-        here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **({} if "RAY_ADDRESS" in os.environ else here))
-    try:
+    with ray_cluster(cpus=workers) as ray:
         remote = ray.remote(encode)
         running = {remote.remote(job): key for key, job in jobs}
         while running:
             (finished, *_), _ = ray.wait(list(running))
             yield running.pop(finished), ray.get(finished)
-    finally:
-        if mine:
-            ray.shutdown()
 
 
 _ENGINES: dict[str, Callable[[Jobs, int], Encoded]] = {"local": _local, "ray": _ray}

@@ -233,7 +233,9 @@ class Task(pl.LightningModule):
     def _patience_is_over(self) -> bool:
         patience = self.recipe.training.patience
         accuracies = [epoch["val_accuracy"] for epoch in self.history if "val_accuracy" in epoch]
-        return patience is not None and len(accuracies) - accuracies.index(max(accuracies)) > patience
+        if patience is None or not accuracies:
+            return False
+        return len(accuracies) - accuracies.index(max(accuracies)) > patience
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
@@ -252,7 +254,7 @@ class Task(pl.LightningModule):
         self.history = list(content["history"])
         self._seen = Sums(**content["so_far"]["sums"])
         self._seconds = content["so_far"]["seconds"]
-        self.trainer.should_stop = bool(self.history) and self._patience_is_over()
+        self.trainer.should_stop = self._patience_is_over()
 
 
 def _channels_last(model: AudioVisualModel) -> None:

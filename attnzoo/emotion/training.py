@@ -191,7 +191,7 @@ def _fit(recipe: Recipe, folder: Folder, parts: Split, out: Path, console: Conso
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
-        state = read_weights(out / BEST) if parts.val else task.best.state_dict()
+        state = read_weights(out / BEST) if (out / BEST).exists() else task.best.state_dict()
         save_model(state, {**about, "history": task.history}, out / MODEL)
 
 
@@ -238,6 +238,7 @@ def _lightning_quiet() -> Iterator[None]:
             "have no `val_dataloader`",
             "LeafSpec",
             r"module\(s\) in eval mode at the start of training",
+            r"lr_scheduler\.step\(\)` before `optimizer\.step",  # in half precision the first steps may be skipped
         ):
             warnings.filterwarnings("ignore", f".*{said}.*")
         yield

@@ -15,7 +15,8 @@ from attnzoo.emotion.grid import GridRecipe
 from attnzoo.emotion.model import AudioVisualModel, check
 from attnzoo.emotion.protocols import split
 from attnzoo.emotion.recipe import Recipe
-from attnzoo.leaderboard.run import run_id
+from attnzoo.leaderboard.record import run_id
+from attnzoo.leaderboard.run import duration
 from attnzoo.profiling import profile
 
 
@@ -124,9 +125,4 @@ def render(rows: Sequence[Planned], recipe: GridRecipe) -> Group:
 
 
 def _told(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return "-" if seconds is None else duration(seconds)

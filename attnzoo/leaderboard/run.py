@@ -1,30 +1,148 @@
 """Run the grid of a recipe: train what is not in the store yet, store each run as it finishes."""
 
-import json
-import platform
-import subprocess
-from datetime import UTC, datetime
-from hashlib import sha256
-from importlib.metadata import version
+import math
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from statistics import fmean
+from typing import Protocol
 
 from rich.console import Console
 
 from attnzoo.emotion.datasets import Folder
 from attnzoo.emotion.grid import GridRecipe, Trial
 from attnzoo.emotion.model import check
-from attnzoo.emotion.optimisation import RUNNING
 from attnzoo.emotion.processes import layout
-from attnzoo.emotion.recipe import WHERE, Recipe
+from attnzoo.emotion.protocols import split
 from attnzoo.emotion.run_folder import claim, run_name
-from attnzoo.emotion.training import Outcome, train
+from attnzoo.emotion.training import train
+from attnzoo.leaderboard.record import record, run_id
 from attnzoo.leaderboard.store import Run, Store
 
-PACKAGES = ("attnzoo", "torch", "timm", "torchvision", "lightning", "av", "librosa")
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training of a grid that is to be done.
+
+    Attributes:
+        trial: what to train.
+        key: its `run_id`.
+        out: its folder.
+        title: what stands before its progress.
+
+    >>> Job(Trial("se", {}, GridRecipe(name="mine"), {}), "1f", Path("runs/se"), "[1/2] se seed 0").key
+    '1f'
+    """
+
+    trial: Trial
+    key: str
+    out: Path
+    title: str
 
 
-def run_grid(recipe: GridRecipe, folder: Folder, store: Store, out: Path, console: Console) -> int:
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A training that ended without a run.
+
+    Attributes:
+        reason: one line.
+
+    >>> Failed("the disk is full").reason
+    'the disk is full'
+    """
+
+    reason: str
+
+
+class Skipped(StrEnum):
+    """Why a job was not trained here.
+
+    >>> print(Skipped.BEFORE)
+    finished before
+    """
+
+    BEFORE = "finished before"
+    ELSEWHERE = "another process trains it"
+
+
+Ended = Run | Failed | Skipped
+
+
+class Engine(Protocol):
+    """Where runs are trained."""
+
+    @property
+    def parallel(self) -> int:
+        """How many at a time."""
+
+    def run(self, jobs: Iterator[Job], folder: Folder, wait: bool) -> Iterator[tuple[Job, Ended]]:
+        """Train runs, each in its folder, which it claims.
+
+        Args:
+            jobs: taken as there is room for them.
+            folder: the videos.
+            wait: for the folders that other processes have claimed; else those are skipped.
+
+        Returns:
+            Each job as it ends.
+        """
+
+
+@dataclass(frozen=True)
+class Here:
+    """The engine that trains in this process, one run after the other; several such processes can share a grid.
+
+    Attributes:
+        store: where other processes put their runs.
+        console: where progress is shown.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/runs.sqlite") as store:
+    ...     Here(store, Console()).parallel
+    1
+    """
+
+    store: Store
+    console: Console
+    parallel: int = 1
+
+    def run(self, jobs: Iterator[Job], folder: Folder, wait: bool) -> Iterator[tuple[Job, Ended]]:
+        """See `Engine`."""
+        for job in jobs:
+            # Until the run is stored, or a process that waits for the folder would not see that it is finished.
+            with claim(job.out, wait=wait) as mine:
+                if not mine:
+                    yield job, Skipped.ELSEWHERE
+                elif job.key in self.store.ids():
+                    yield job, Skipped.BEFORE
+                else:
+                    yield job, attempt(job, folder, self.console)
+
+
+@dataclass(frozen=True, slots=True)
+class GridEnd:
+    """How a grid ended.
+
+    Attributes:
+        trained: number of runs that were trained now.
+        failed: title and reason of those that failed.
+
+    >>> GridEnd(3, (("[4/4] mpe seed 0", "the training diverged"),)).trained
+    3
+    """
+
+    trained: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def run_grid(
+    recipe: GridRecipe, folder: Folder, store: Store, out: Path, console: Console, engine: Engine | None = None
+) -> GridEnd:
     """Train every run of the grid that is not finished; an interrupted one goes on from its last checkpoint.
+
+    A run that fails does not keep the others from being trained; the next call tries it again.
 
     Args:
         recipe: the trainings.
@@ -32,12 +150,12 @@ def run_grid(recipe: GridRecipe, folder: Folder, store: Store, out: Path, consol
         store: where finished runs are.
         out: for the checkpoints, one folder a run.
         console: where progress is shown.
-
-    Returns:
-        The number of runs that were trained now.
+        engine: what trains them; this process if None.
 
     Raises:
-        ValueError: a model of the grid that cannot be built, before anything is trained; what `train` raises.
+        ValueError: a model of the grid that cannot be built or videos that cannot be divided, before anything is
+            trained; a folder that cannot be written, a store that cannot be used.
+        KeyboardInterrupt: interrupted; the same call goes on.
 
     >>> import tempfile
     >>> recipe = GridRecipe(name="mine", model={"visual": {"backbone": "timm/resnet18"}})
@@ -53,120 +171,101 @@ def run_grid(recipe: GridRecipe, folder: Folder, store: Store, out: Path, consol
         )
     for row in recipe.table():
         check(recipe.single(row))
-    left = list(enumerate(recipe.trials(), 1))
-    total, trained = len(left), 0
+    trials = list(recipe.trials())
+    for data in {trial.recipe.data.model_dump_json(): trial.recipe.data for trial in trials}.values():
+        split(folder, data)
+    engine = engine or Here(store, console)
+    left = [_job(trial, folder, out, f"[{n}/{len(trials)}]") for n, trial in enumerate(trials, 1)]
+    known = store.ids()
+    unfinished = {job.key for job in left} - known
+    failed: list[tuple[str, str]] = []
+    seconds: list[float] = []
+
+    def say(job: Job, said: str) -> None:
+        console.print(f"{job.title}: {said}", highlight=False, markup=False)
+
+    def to_train(jobs: Iterable[Job]) -> Iterator[Job]:
+        for job in jobs:
+            if job.key in store.ids():
+                unfinished.discard(job.key)
+                say(job, Skipped.BEFORE)
+            else:
+                yield job
+
     # What another process is training is left to it, and looked at again at the end, in case it did not finish.
     for wait in (False, True):
         todo, left = left, []
-        for number, trial in todo:
-            single = trial.recipe
-            title = f"[{number}/{total}] {trial.title}"
-            key = run_id(single, folder)
-            where = out / f"{run_name(trial.label, single.training.seed)}-{key[:8]}"
-            said = "finished before"
-            if key not in store.ids():
-                with claim(where, wait=wait) as mine:
-                    if not mine:
-                        said = "another process trains it"
-                        left.append((number, trial))
-                    elif key not in store.ids():  # nor did the other process finish it before the folder was ours
-                        outcome = train(single, folder, where, console=console, title=title)
-                        store.add(record(trial, folder, outcome, key))
-                        trained += 1
-                        said = f"test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} videos"
-            console.print(f"{title}: {said}", highlight=False, markup=False)
-    return trained
+        for job, ended in engine.run(to_train(todo), folder, wait):
+            unfinished.discard(job.key)
+            match ended:
+                case Run():
+                    store.add(ended)
+                    seconds.append(ended.seconds)
+                    still = math.ceil(len(unfinished) / engine.parallel) * fmean(seconds)
+                    about = f"; about {duration(still)} left" if unfinished else ""
+                    say(job, f"test accuracy {ended.accuracy:.1%} of {len(ended.predictions)} videos{about}")
+                case Failed(reason):
+                    failed.append((job.title, reason))
+                    say(job, f"failed: {reason}")
+                case Skipped():
+                    left += [job] if ended is Skipped.ELSEWHERE else []
+                    say(job, ended)
+    return GridEnd(len(seconds), tuple(failed))
 
 
-def run_id(recipe: Recipe, folder: Folder) -> str:
-    """A hash of all that decides a run's result: the recipe and the videos, not where they lie or how it is run.
-
-    Args:
-        recipe: of one training.
-        folder: the videos.
-
-    >>> folder, elsewhere = (Folder(Path(name), ("calm", "joy"), (), ()) for name in ("videos", "elsewhere"))
-    >>> run_id(Recipe(name="mine"), folder) == run_id(Recipe(name="mine"), elsewhere)
-    True
-    """
-    content = recipe.model_dump(mode="json", exclude={"data": set(WHERE), "training": set(RUNNING)})
-    return sha256(json.dumps([content, folder.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+def _job(trial: Trial, folder: Folder, out: Path, number: str) -> Job:
+    key = run_id(trial.recipe, folder)
+    where = out / f"{run_name(trial.label, trial.recipe.training.seed)}-{key[:8]}"
+    return Job(trial, key, where, f"{number} {trial.title}")
 
 
-def record(trial: Trial, folder: Folder, outcome: Outcome, key: str) -> Run:
-    """What the store keeps of a finished training.
+def attempt(job: Job, folder: Folder, console: Console | None = None) -> Run | Failed:
+    """Train one run whose folder is claimed, wherever that is; one that is trained already is only evaluated.
 
     Args:
-        trial: the training.
+        job: what to train.
         folder: the videos.
-        outcome: what came of it.
-        key: its `run_id`.
+        console: where progress is shown; nowhere if None.
 
-    >>> from attnzoo.emotion.predictions import Prediction
-    >>> from attnzoo.emotion.protocols import Split
-    >>> parts = Split((), (), (), "")
-    >>> right = Prediction("joy/a.mp4", (0.1, 0.9), (), 1)
-    >>> outcome = Outcome(Path("model.safetensors"), ("calm", "joy"), (right,), (), "70/30", 9, 99, 1.5, 7, parts)
-    >>> trial = Trial("se", {}, Recipe(name="mine"), {})
-    >>> run = record(trial, Folder(Path("videos"), ("calm", "joy"), (), ()), outcome, "1f")
-    >>> run.board, run.row, run.accuracy, run.predictions[0]["predicted"]
-    ('mine', 'se', 1.0, 'joy')
+    Returns:
+        The run, or why there is none. What nobody foresaw leaves `traceback.txt` in the folder of the run.
+
+    Raises:
+        KeyboardInterrupt: as `train`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     job = Job(Trial("se", {}, GridRecipe(name="mine"), {}), "1f", Path(out), "se seed 0")
+    ...     attempt(job, Folder(Path("videos"), ("calm", "joy"), (), ()))
+    Failed(reason="class 'calm' of videos has 0 usable videos, too few for training, ...")
     """
-    recipe, parts = trial.recipe, outcome.split
-    predictions = tuple(
-        {
-            "video": p.key,
-            "label": outcome.classes[p.label] if p.label is not None else None,
-            "predicted": outcome.classes[p.predicted],
-            "probabilities": list(p.probabilities),
-        }
-        for p in outcome.predictions
-    )
-    root = folder.root.resolve()  # or the name of "." would be empty
-    return Run(
-        id=key,
-        board=recipe.name,
-        row=trial.label,
-        seed=recipe.training.seed,
-        accuracy=outcome.accuracy,
-        classes=outcome.classes,
-        predictions=predictions,
-        params=outcome.params,
-        macs=outcome.macs,
-        seconds=outcome.seconds,
-        history=outcome.history,
-        recipe=recipe.model_dump(mode="json") | trial.origin,
-        protocol=outcome.protocol,
-        data=f"{root.name or root}, {len(folder.videos)} videos, {len(folder.classes)} classes, {folder.fingerprint}",
-        commit=commit(),
-        versions={package: version(package) for package in PACKAGES},
-        machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        factors=trial.factors,
-        fold=recipe.data.fold,
-        split={name: [video.key for video in getattr(parts, name)] for name in ("train", "val", "test")},
-        bytes=outcome.bytes,
-    )
-
-
-def commit() -> str:
-    """The git commit of the code that runs, with "-dirty" if it was changed; "unknown" outside a checkout.
-
-    >>> bool(commit())
-    True
-    """
-    here = Path(__file__).parents[1]  # the whole package
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
     try:
-        if not git("ls-files", "__init__.py"):  # an installed copy inside somebody else's checkout
-            return "unknown"
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "-dirty" if git("status", "--porcelain", "--", str(here)) else ""
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        outcome = train(job.trial.recipe, folder, job.out, console=console, title=job.title)
+        return record(job.trial, folder, outcome, job.key)
+    except (ValueError, OSError) as error:
+        return Failed(_line(error))
+    except Exception as error:
+        trace = job.out / "traceback.txt"
+        trace.write_text(traceback.format_exc(), encoding="utf-8")
+        return Failed(f"{type(error).__name__}: {_line(error)}; see {trace}")
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line; of one in a process that loads videos, what it said there."""
+    said = str(error).strip()
+    return " ".join((said.splitlines()[-1] if "Traceback" in said else said).split())
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit in which it is easily read.
+
+    Args:
+        seconds: the time.
+
+    >>> duration(42), duration(5400), duration(200_000)
+    ('42 s', '1.5 h', '2.3 d')
+    """
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,7 +1,7 @@
 """What profiling reports."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Counter = Literal["fvcore", "macs", "thop", "torch", "all"]
@@ -86,8 +86,8 @@ class Cost:
     kernels: int
     saved: int | None
     zeros: Mapping[str, int]
-    zeros_by_counter: Mapping[str, Mapping[str, int]]
+    zeros_by_counter: Mapping[str, Mapping[str, int]] = field(repr=False)
     unknown: tuple[str, ...]
-    modules: Mapping[str, Part]
+    modules: Mapping[str, Part] = field(repr=False)
     attention: Part
     device: str

@@ -48,17 +48,18 @@ def stop_at(place: str, stop: Callable[[], None]) -> None:
     Path.replace = replacing  # type: ignore[assignment,method-assign]
 
 
-torch.set_num_threads(1)  # as in the tests
-videos, out, recipe, *points = sys.argv[1:]
-for point in points:
-    process = os.fork()
-    if not process:
-        name, _, place = point.partition(":")
-        stop_at(place, lambda name=name: os.kill(os.getpid(), signal.Signals[name]))  # type: ignore[misc]
-        status = 0
-        try:
-            train(Recipe.model_validate_json(Path(recipe).read_text()), read_folder(Path(videos), 4), Path(out))
-        except KeyboardInterrupt:
-            status = 130
-        os._exit(status)
-    print(point, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # as in the tests
+    videos, out, recipe, *points = sys.argv[1:]
+    for point in points:
+        process = os.fork()
+        if not process:
+            name, _, place = point.partition(":")
+            stop_at(place, lambda name=name: os.kill(os.getpid(), signal.Signals[name]))  # type: ignore[misc]
+            status = 0
+            try:
+                train(Recipe.model_validate_json(Path(recipe).read_text()), read_folder(Path(videos), 4), Path(out))
+            except KeyboardInterrupt:
+                status = 130
+            os._exit(status)
+        print(point, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))

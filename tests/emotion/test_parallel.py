@@ -35,7 +35,11 @@ def alone(tiny: Callable[..., Recipe], folder: Folder, tmp_path_factory: pytest.
         return train(tiny(**TOGETHER), folder, tmp_path_factory.mktemp("alone")).checkpoint.parent
 
 
-@pytest.mark.parametrize(("start", "change"), [(TORCHRUN, ()), ((SCRIPT,), ("--set", "training.devices=2"))])
+@pytest.mark.parametrize(
+    ("start", "change", "stops"),
+    [(TORCHRUN, (), ()), ((SCRIPT,), ("--set", "training.devices=2"), ("1/2",))],
+    ids=["torchrun", "devices, interrupted"],
+)
 def test_two_processes_give_what_one_gives(
     tiny: Callable[..., Recipe],
     videos: Path,
@@ -43,13 +47,21 @@ def test_two_processes_give_what_one_gives(
     tmp_path: Path,
     start: tuple[Any, ...],
     change: tuple[str, ...],
+    stops: tuple[str, ...],
 ) -> None:
-    recipe = tmp_path / "together.yaml"
+    recipe, out = tmp_path / "together.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(tiny(**TOGETHER).model_dump(mode="json", exclude_none=True)))
-    out = tmp_path / "out"
     command = [sys.executable, *start, "train", recipe, "--data", videos, "--out", out, *change]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, env=environment)
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, env=environment)
+
+    for stop in stops:
+        stopped = run(STOP_AT=stop)
+        assert stopped.returncode == 130, stopped.stderr
+        assert stopped.stderr.count("interrupted; all up to the last checkpoint is kept") == 1
+    done = run()
     assert done.returncode == 0, done.stderr
     for line in ("epoch 1/2: loss", "epoch 2/2: loss", "test accuracy"):
         assert done.stdout.count(line) == 1, done.stdout

@@ -10,7 +10,7 @@ from attnzoo.emotion.datasets import Folder
 from attnzoo.emotion.grid import GridRecipe, tiny
 from attnzoo.emotion.model import check
 from attnzoo.leaderboard.plan import plan
-from attnzoo.leaderboard.run import run_id
+from attnzoo.leaderboard.record import run_id
 from attnzoo.recipes import load
 
 TABLES = ("table2", "table3", "table4", "fig5", "fig6", "zoo")

@@ -15,7 +15,8 @@ from attnzoo.emotion.protocols import Split
 from attnzoo.emotion.recipe import Recipe
 from attnzoo.emotion.run_folder import claim, run_name
 from attnzoo.emotion.training import Outcome, Prediction
-from attnzoo.leaderboard.run import record, run_grid, run_id
+from attnzoo.leaderboard.record import record, run_id
+from attnzoo.leaderboard.run import run_grid
 from attnzoo.leaderboard.store import Store
 
 RECIPE = """
