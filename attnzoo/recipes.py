@@ -172,6 +172,8 @@ def _explain(
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error" and isinstance(details["input"], dict):
         return f"{where}: {message}"  # of a whole part: the message shows the values that matter
+    if details["type"] == "tuple_type":
+        message = f"must be a list, as in [{details['input']}]"  # YAML has no tuples
     return f"{where} = {details['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -28,6 +28,7 @@ def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
         ),
         ("name: a\ntraining:\n  lr: fast\n", r"r\.yaml:3: training\.lr = 'fast': input should be a valid number"),
         ("name: a\nclip: {size: 4}\n", r"r\.yaml:2: clip\.size = 4: input should be greater than or equal to 16"),
+        ("name: a\ntraining: {logs: csv}\n", r"r\.yaml:2: training\.logs = 'csv': must be a list, as in \[csv\]"),
         ("clip: {size: 32}\n", r"r\.yaml:1: name is missing"),
         (
             "name: a\ngrid:\n  attn: [se, sse]\n",

@@ -96,7 +96,9 @@ def evaluate_command(
     where = data_of(checkpoint_recipe(checkpoint), data, layout, annotations)
     out = out or folder_of(checkpoint) / (f"evaluation-{where.root.resolve().name}" if every else "evaluation")
     out.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
-    report = evaluate(checkpoint, read_videos(where, 1, quiet=as_json), every=every)
+    folder = read_videos(where, 1, quiet=as_json)
+    with progress_bar("evaluating") as progress:
+        report = evaluate(checkpoint, folder, every=every, progress=progress)
     written = report.write(out)
     if as_json:
         print(json.dumps(report.as_dict(), indent=2))

@@ -63,6 +63,6 @@ def _check(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError):
         raise ValueError(
-            f"no Ray cluster answers at {address}; start one with `ray start --head`, which tells its address, or leave "
-            "it out to have one on this machine"
+            f"no Ray cluster answers at {address}; start one with `ray start --head`, which tells its address, or "
+            "leave it out to have one on this machine"
         ) from None

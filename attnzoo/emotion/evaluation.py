@@ -1,7 +1,7 @@
 """What a trained model says: of the test videos of its training, of another folder, of single files."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -208,13 +208,16 @@ class Reading:
         return Group(Text(f"{self.path}: {self.classes[p.predicted]}{note}"), bars, time)
 
 
-def evaluate(checkpoint: Path, folder: Folder, *, every: bool = False) -> Evaluation:
+def evaluate(
+    checkpoint: Path, folder: Folder, *, every: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Evaluation:
     """Classify the test videos of a training, or every video of a folder.
 
     Args:
         checkpoint: of the training.
         folder: the videos of the training; with `every`, any videos of the same classes.
         every: take all videos of the folder.
+        progress: called with the number of videos done and of all.
 
     Raises:
         ValueError: other classes than the model's, or other videos than those of the training without `every`.
@@ -240,7 +243,7 @@ def evaluate(checkpoint: Path, folder: Folder, *, every: bool = False) -> Evalua
     else:
         parts = split(folder, info["recipe"].data)
         videos, protocol = parts.test, parts.protocol
-    return Evaluation(folder.classes, tuple(score(model, info["recipe"], videos)), protocol)
+    return Evaluation(folder.classes, tuple(score(model, info["recipe"], videos, progress)), protocol)
 
 
 def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:

@@ -74,9 +74,9 @@ def create_loss(settings: Loss, classes: Sequence[str]) -> nn.Module:
 
     >>> create_loss(Loss(), ["fear", "joy"])
     CrossEntropyLoss()
-    >>> create_loss(Loss(name="polarity", polarity={"fear": "negative"}), ["fear", "joy"])
+    >>> create_loss(Loss(name="polarity", polarity={"fear": "negative"}), ["fear", "joy"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: the polarity loss needs positive or negative for each of the classes fear, joy: missing joy
+    ValueError: the polarity loss needs positive or negative for each of the classes fear, joy: missing joy; ...
     """
     if settings.name == "cross_entropy":
         return nn.CrossEntropyLoss()
@@ -92,5 +92,6 @@ def _check_classes(polarity: Mapping[str, Polarity], classes: Sequence[str]) -> 
     told = "; ".join(f"{what} {', '.join(names)}" for what, names in wrong.items() if names)
     if told:
         raise ValueError(
-            f"the polarity loss needs positive or negative for each of the classes {', '.join(classes)}: {told}"
+            f"the polarity loss needs positive or negative for each of the classes {', '.join(classes)}: {told}; "
+            f"as in training.loss.polarity: {{{classes[0]}: negative}}"
         )

@@ -1,6 +1,6 @@
 """What a model says of videos."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +50,19 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     return sum(p.predicted == p.label for p in predictions) / len(predictions)
 
 
-def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> list[Prediction]:
+def score(
+    model: AudioVisualModel,
+    recipe: Recipe,
+    videos: Sequence[Video],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
     """What the model says of videos, from centred windows; it works on the accelerator if there is one.
 
     Args:
         model: in eval mode.
         recipe: with which it was trained.
         videos: the videos; one that cannot be read stops the evaluation or is left out, as the recipe says.
+        progress: called with the number of videos done and of all.
 
     Raises:
         ValueError: none of the videos can be read.
@@ -69,10 +75,14 @@ def score(model: AudioVisualModel, recipe: Recipe, videos: Sequence[Video]) -> l
     home = next(model.parameters()).device
     device = torch.accelerator.current_accelerator(check_available=True) or home
     predictions: list[Prediction] = []
+    done = 0
     with torch.inference_mode(), dead_workers_told():
         loader = evaluation_loader(cached(clips(videos, recipe), model, recipe), recipe)
         model.to(device)
         for loaded in loader:
+            done += len(loaded.keys) + len(loaded.lost)
+            if progress:
+                progress(done, len(videos))
             if loaded.batch is None:
                 continue
             frames, sound, heard, labels = loaded.batch

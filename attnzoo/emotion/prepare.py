@@ -6,7 +6,6 @@ lined up with the picture. The copy is a data set of its own, with classes, spea
 
 import errno
 import json
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -94,7 +93,8 @@ def prepare(
         progress: called with the number of finished videos and of all.
 
     Raises:
-        ValueError: an argument out of range, `out` in the data set or in another process's hands.
+        ValueError: an argument out of range, `out` in the data set, the copy of another one, or in another process's
+            hands.
         OSError: the disk is full; what is finished stays.
         KeyboardInterrupt: likewise.
 
@@ -116,6 +116,10 @@ def prepare(
         if not mine:
             raise ValueError(f"another process prepares videos in {out}; wait for it or choose another folder")
         journal = _read_journal(out / JOURNAL)
+        if journal and journal.keys().isdisjoint(targets):
+            raise ValueError(
+                f"{out} holds the copy of another data set, with {next(iter(journal))}; choose another folder"
+            )
         signs = {video.key: [*_sign(video.index), short_side, gop] for video in folder.videos}
         todo = {
             video.key: Job(video.index, targets[video.key], short_side, gop)

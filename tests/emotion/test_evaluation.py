@@ -154,7 +154,10 @@ def test_evaluate_writes_beside_the_checkpoint_or_where_it_is_told(
     said = run(checkpoint)
     beside = checkpoint.parent / "evaluation" / "evaluation.json"
     assert f"written: {beside}" in said
-    assert json.loads(beside.read_text()) == evaluate(checkpoint, folder).as_dict()
+    told: list[tuple[int, int]] = []
+    report = evaluate(checkpoint, folder, progress=lambda done, total: told.append((done, total)))
+    assert json.loads(beside.read_text()) == report.as_dict()
+    assert told[-1] == (len(report.predictions),) * 2
     printed = json.loads(run(checkpoint.parent, "--all", "--json"))  # the folder stands for the checkpoint in it
     every = checkpoint.parent / f"evaluation-{folder.root.name}"
     assert json.loads((every / "evaluation.json").read_text()) == printed
