@@ -27,9 +27,10 @@ def ray_cluster(address: str | None = None, cpus: int | None = None) -> Iterator
         ImportError: Ray is not installed.
         ValueError: no cluster answers at the address.
 
-    >>> with ray_cluster(cpus=1) as ray:  # doctest: +SKIP
+    >>> with ray_cluster("127.0.0.1:1") as ray:
     ...     ray.get(ray.remote(abs).remote(-3))
-    3
+    Traceback (most recent call last):
+    ValueError: no Ray cluster answers at 127.0.0.1:1; start one with `ray start --head`, ...
     """
     need("cluster", "ray")
     import ray

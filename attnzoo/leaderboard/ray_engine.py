@@ -40,8 +40,10 @@ def ray_engine(
         ImportError: Ray is not installed.
         ValueError: no cluster answers at the address, or no machine of it has what a run takes.
 
-    >>> with ray_engine(Console(), cpus=2) as engine:  # doctest: +SKIP
+    >>> with ray_engine(Console(), "127.0.0.1:1", cpus=2) as engine:
     ...     run_grid(recipe, folder, store, Path("runs"), Console(), engine)
+    Traceback (most recent call last):
+    ValueError: no Ray cluster answers at 127.0.0.1:1; start one with `ray start --head`, ...
     """
     with ray_cluster(address) as ray:
         machines = _machines(ray)
@@ -115,9 +117,9 @@ class RayEngine:
                 except ray.exceptions.RayTaskError as error:
                     ended = Failed(str(error).strip().splitlines()[-1])
                 except ray.exceptions.RayError as error:
-                    reason = str(error).strip().splitlines()[0]
+                    reason = " ".join(str(error).split()).partition(". ")[0]  # Ray tells what to read besides
                     if number < ATTEMPTS:
-                        self.console.print(f"{job.title}: lost, begins again: {reason}", highlight=False, markup=False)
+                        self._say(f"{job.title}: lost, begins again: {reason}")
                         submit(job, number + 1)
                         continue
                     ended = Failed(f"lost {number} times: {reason}")
@@ -125,6 +127,9 @@ class RayEngine:
         finally:
             for ref in running:
                 ray.cancel(ref, force=True)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def work(job: Job, folder: Folder, wait: bool, cpus: int, code: str, cwd: Path) -> Ended:

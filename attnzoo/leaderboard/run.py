@@ -182,7 +182,7 @@ def run_grid(
     seconds: list[float] = []
 
     def say(job: Job, said: str) -> None:
-        console.print(f"{job.title}: {said}", highlight=False, markup=False)
+        console.print(f"{job.title}: {said}", highlight=False, markup=False, soft_wrap=True)
 
     def to_train(jobs: Iterable[Job]) -> Iterator[Job]:
         for job in jobs:

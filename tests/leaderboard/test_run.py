@@ -1,6 +1,7 @@
 """Several processes on one grid share the work: no run is trained twice, none is lost, and nobody is in the way."""
 
 import io
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -99,3 +100,83 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_trained(
     recipe = GridRecipe.model_validate({"name": "mine", "model": {"visual": {"backbone": "resnet3d/10"}}, "grid": grid})
     with Store(tmp_path / "s.sqlite") as store, pytest.raises(ValueError, match="not divisible by groups=7"):
         run_grid(recipe, read_folder(videos, 4), store, tmp_path, Console(quiet=True))
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_being_trained(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"attn": ["none", "se", "mpe"], "seeds": [0, 1]}
+    recipe = GridRecipe.model_validate({"name": "mine", "model": {"visual": {"backbone": "resnet3d/10"}}, "grid": grid})
+    folder = read_folder(videos, 4)
+    right = Prediction("v", (0.9, 0.1, 0.0), (), 0)
+    outcome = Outcome(Path(), folder.classes, (right,), ({"epoch": 1.0},), "", 1, 1, 60.0, 1, NOTHING)
+
+    def train(single: Recipe, *_: object, **__: object) -> Outcome:
+        if (single.model.attn.name, single.training.seed) == ("none", 0):
+            raise ValueError("the training\ndiverged")
+        if (single.model.attn.name, single.training.seed) == ("se", 1):
+            raise RuntimeError("out of memory")
+        return outcome
+
+    monkeypatch.setattr("attnzoo.leaderboard.run.train", train)
+    said = io.StringIO()
+    with Store(tmp_path / "s.sqlite") as store:
+        end = run_grid(recipe, folder, store, tmp_path, Console(file=said, width=200))
+        assert sorted((run.row, run.seed) for run in store.runs()) == [("mpe", 0), ("mpe", 1), ("none", 1), ("se", 0)]
+    (trace,) = tmp_path.glob("se-seed1-*/traceback.txt")
+    assert "raise RuntimeError" in trace.read_text()
+    assert end.trained == 4
+    assert end.failed == (
+        ("[1/6] none seed 0", "the training diverged"),
+        ("[5/6] se seed 1", f"RuntimeError: out of memory; see {trace}"),
+    )
+    assert said.getvalue().splitlines() == [
+        "[1/6] none seed 0: failed: the training diverged",
+        "[2/6] se seed 0: test accuracy 100.0% of 1 videos; about 4.0 min left",
+        "[3/6] mpe seed 0: test accuracy 100.0% of 1 videos; about 3.0 min left",
+        "[4/6] none seed 1: test accuracy 100.0% of 1 videos; about 2.0 min left",
+        f"[5/6] se seed 1: failed: RuntimeError: out of memory; see {trace}",
+        "[6/6] mpe seed 1: test accuracy 100.0% of 1 videos",
+    ]
+
+
+def test_the_command_tells_at_the_end_which_runs_failed(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "attnzoo", "leaderboard", "run", "tiny.yaml", "--data", str(videos), "--trials=1"]
+    diverging = [*command, "--set", "grid.rows=[{label: wild, set: {training.lr: 1.0e+30, training.epochs: 3}}]"]
+    done = subprocess.run(diverging, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done
+    assert done.stdout.count("test accuracy") == 2, done
+    first, last = done.stderr.splitlines()
+    assert first.startswith("attnzoo: [1/3] wild seed 0 failed: ")
+    assert last == "attnzoo: 1 run failed; the same command tries again"
+
+
+def test_what_changes_a_result_makes_another_run_and_what_does_not_makes_none(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(single: Recipe, *_: object, **__: object) -> Outcome:
+        trained.append(single)
+        right = Prediction("v", (0.9, 0.1, 0.0), (), 0)
+        return Outcome(Path(), ("calm", "cross", "glad"), (right,), ({"epoch": 1.0},), "", 1, 1, 60.0, 1, NOTHING)
+
+    monkeypatch.setattr("attnzoo.leaderboard.run.train", train)
+    shutil.copytree(videos, tmp_path / "moved")
+    with Store(tmp_path / "s.sqlite") as store:
+
+        def trains(data: Path = videos, **training: object) -> int:
+            content = {"name": "mine", "model": {"visual": {"backbone": "resnet3d/10"}}, "training": training}
+            before = len(trained)
+            run_grid(GridRecipe.model_validate(content), read_folder(data, 4), store, tmp_path, Console(quiet=True))
+            return len(trained) - before
+
+        assert trains() == 1
+        assert trains() == trains(tmp_path / "moved") == trains(workers=1, checkpoint_minutes=3) == 0
+        assert trains(lr=0.5) == trains(seed=1) == 1
+        next((tmp_path / "moved").glob("*/*.mp4")).unlink()
+        assert trains(tmp_path / "moved") == 1
+        monkeypatch.setattr("attnzoo.leaderboard.record.version", lambda package: "9.9")
+        assert trains() == 1
+        assert trains() == 0
