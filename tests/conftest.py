@@ -1,5 +1,6 @@
 """Videos that several tests share, and small videos with known content."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from attnzoo.emotion.synth import synthesise
 
 torch.set_num_threads(2)
+# A shell has what it starts in the background ignore Ctrl-C, which the tests send for real.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -523,7 +523,7 @@ def test_the_polarity_loss_has_gradients_of_the_weighted_cross_entropy_and_no_st
     [
         (
             lambda: create_loss(settings(), (*CLASSES, "fear")),
-            "anger, joy, sadness, surprise, fear: missing fear; as in",
+            "anger, joy, sadness, surprise, fear: missing fear; as",
         ),
         (lambda: create_loss(settings(), CLASSES[:2]), "of the classes anger, joy: no such class surprise, sadness"),
         (lambda: settings(polarity={"joy": "neutral"}), r"polarity\.joy"),
