@@ -135,7 +135,7 @@ def notes(e: Explanation) -> str:
     """How the maps and curves are made."""
     target = short(e.classes[e.target])
     lines = [
-        f"Activation: HiResCAM of {target} at {e.layer}, 1 (red) is the greatest in the video"
+        f"Activation: HiResCAM of {target} at {e.layer}, red are the greatest 1 % in the video"
         + ("." if e.activation.any() else "; nothing in the picture speaks for it."),
     ]
     if e.gates:
@@ -163,8 +163,10 @@ def short(text: str, length: int = 18) -> str:
 
 
 def activation_over(e: Explanation) -> Pixels:
-    """The class activation over the frames, (T, k, size, size, 3)."""
-    return _over(e.frames, mpl.colormaps["turbo"](e.activation)[..., :3], 0.75 * np.sqrt(e.activation))
+    """The class activation over the frames, (T, k, size, size, 3); red from its outermost hundredth on."""
+    # By the greatest value alone a single point would take the colour from all others.
+    shown = (e.activation / max(float(np.quantile(e.activation, 0.99)), 1e-3)).clip(0, 1)
+    return _over(e.frames, mpl.colormaps["turbo"](shown)[..., :3], 0.75 * np.sqrt(shown))
 
 
 def gate_over(e: Explanation) -> Pixels:
