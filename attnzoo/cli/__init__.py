@@ -31,7 +31,7 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
-        say(_line(error))
+        say(" ".join(str(error).split()))
         sys.exit(2)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's, or click's with an older typer
@@ -39,16 +39,9 @@ def main() -> None:
             sys.exit(2)
         if debug:
             raise
-        say(f"unexpected {type(error).__name__}: {_line(error)}; --debug shows where")
+        said = " ".join(str(error).split())
+        say(f"unexpected {type(error).__name__}: {said}; --debug shows where")
         sys.exit(1)
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in one line; of one in a process that loads videos, what it said there."""
-    said = str(error).strip()
-    if "DataLoader worker process" in said and "Traceback" in said:
-        said = said.splitlines()[-1].partition(": ")[2]
-    return " ".join(said.split())
 
 
 def _misused(error: Any) -> None:

@@ -1,6 +1,5 @@
 """attnzoo train, evaluate, explain, predict, export."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -26,8 +25,8 @@ from attnzoo.cli.shared import (
     progress_bar,
     read_recipe,
     read_videos,
+    report,
     resumable,
-    show,
 )
 
 
@@ -98,14 +97,8 @@ def evaluate_command(
     out.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
     folder = read_videos(where, 1, quiet=as_json)
     with progress_bar("evaluating") as progress:
-        report = evaluate(checkpoint, folder, every=every, progress=progress)
-    written = report.write(out)
-    if as_json:
-        print(json.dumps(report.as_dict(), indent=2))
-        return
-    show(report.render())
-    for path in written:
-        echo(f"written: {path}")
+        found = evaluate(checkpoint, folder, every=every, progress=progress)
+    report(found.as_dict(), found.render(), as_json=as_json, written=found.write(out))
 
 
 @app.command("explain")
@@ -128,12 +121,7 @@ def explain_command(
         found = explain(checkpoint, video, target, layer, progress)
     with progress_bar("drawing") as progress:
         written = write(found, out or folder_of(checkpoint) / "explain", progress)
-    if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
-        return
-    show(found.render())
-    for path in written:
-        echo(f"written: {path}")
+    report(found.as_dict(), found.render(), as_json=as_json, written=written)
 
 
 @app.command("predict")
@@ -146,11 +134,7 @@ def predict_command(
     from attnzoo.emotion.evaluation import predict
 
     predictions = predict(checkpoint, videos)
-    if as_json:
-        print(json.dumps([p.as_dict() for p in predictions], indent=2))
-        return
-    for prediction in predictions:
-        show(prediction.render())
+    report([p.as_dict() for p in predictions], *(p.render() for p in predictions), as_json=as_json)
 
 
 @app.command("export")

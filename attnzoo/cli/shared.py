@@ -1,8 +1,9 @@
 """What the commands have in common: options, how a list is given, what is read, how something is said."""
 
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -204,6 +205,17 @@ def show(table: Any) -> None:
         wrapping = [[column.header, *column.cells] for column in table.columns if not column.no_wrap]
         least = most - sum(measure_renderables(console, wide, cells).span for cells in wrapping)
     Console(width=max(console.width, least) if console.is_terminal else most).print(table, crop=False)
+
+
+def report(content: Any, *rendered: Any, as_json: bool, written: Iterable[Path] = ()) -> None:
+    """Print a result as JSON, or for the terminal with the files that hold it."""
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    for each in rendered:
+        show(each)
+    for path in written:
+        echo(f"written: {path}")
 
 
 def echo(line: str) -> None:

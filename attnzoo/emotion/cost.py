@@ -80,4 +80,6 @@ def cost_of_video(model: AudioVisualModel, recipe: Recipe) -> Cost:
     """
     clip, sound = recipe.clip, recipe.audio
     frames = (1, clip.segments, 3, clip.frames, clip.size, clip.size)
-    return profile(model, [frames, (1, clip.segments, 1, sound.coefficients, sound.width)], counter="macs")
+    return profile(
+        model, [frames, (1, clip.segments, 1, sound.coefficients, sound.width)], counter="macs", memory=False
+    )

@@ -186,21 +186,26 @@ def evaluation_loader(clips: Clips, recipe: Recipe, rank: int = 0, world: int = 
 
 
 @contextmanager
-def dead_workers_told() -> Iterator[None]:
-    """Say in one line that a process which loads videos is gone.
+def loading_told() -> Iterator[None]:
+    """Say in one line what happened in a process that loads videos: what it raised, or that it is gone.
 
-    >>> with dead_workers_told():
+    Raises:
+        ValueError: that line.
+
+    >>> with loading_told():
     ...     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     Traceback (most recent call last):
     ValueError: a process that loads videos died (DataLoader worker (pid 7) is killed by signal: Killed), most ...
     """
     try:
         yield
-    except RuntimeError as error:
-        said = " ".join(str(error).split()).rstrip(".")
+    except Exception as error:
+        said = str(error).strip()
+        if "in DataLoader worker process" in said and "Traceback" in said:  # torch hands on the whole traceback
+            raise ValueError(said.splitlines()[-1].partition(": ")[2]) from error
         if not said.startswith("DataLoader worker (pid"):
             raise
         raise ValueError(
-            f"a process that loads videos died ({said}), most often for want of memory; fewer of them may do, with "
-            "training.workers"
+            f"a process that loads videos died ({' '.join(said.split()).rstrip('.')}), most often for want of memory; "
+            "fewer of them may do, with training.workers"
         ) from None

@@ -8,7 +8,7 @@ import torch
 
 from attnzoo.emotion.datasets import Video
 from attnzoo.emotion.features import cached
-from attnzoo.emotion.loading import clips, dead_workers_told, evaluation_loader
+from attnzoo.emotion.loading import clips, evaluation_loader, loading_told
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.recipe import Recipe
 
@@ -76,7 +76,7 @@ def score(
     device = torch.accelerator.current_accelerator(check_available=True) or home
     predictions: list[Prediction] = []
     done = 0
-    with torch.inference_mode(), dead_workers_told():
+    with torch.inference_mode(), loading_told():
         loader = evaluation_loader(cached(clips(videos, recipe), model, recipe), recipe)
         model.to(device)
         for loaded in loader:

@@ -28,7 +28,8 @@ class Data(Part):
         protocol: a name of `attnzoo.emotion.protocols.list_protocols()`; None: one random split by class.
         fold: of the protocol, from 0.
         test_fraction: share of each class kept for test in the random split.
-        val_fraction: share of each class taken from training for choosing the epoch; 0: the last epoch is taken.
+        val_fraction: for choosing the epoch, a share of each class, its test videos counted, is taken from training;
+            0: the last epoch is taken.
         split_seed: of the division.
 
     >>> Data(protocol="kfold(5)", fold=4).test_fraction

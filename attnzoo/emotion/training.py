@@ -30,7 +30,7 @@ from attnzoo.emotion.curves import Curves
 from attnzoo.emotion.datasets import Folder, Video
 from attnzoo.emotion.features import cached
 from attnzoo.emotion.keeping import Keeper, WholeFiles
-from attnzoo.emotion.loading import clips, dead_workers_told, evaluation_loader, training_loader
+from attnzoo.emotion.loading import clips, evaluation_loader, loading_told, training_loader
 from attnzoo.emotion.model import check
 from attnzoo.emotion.optimisation import Training
 from attnzoo.emotion.predictions import Prediction, accuracy, score
@@ -178,12 +178,13 @@ def _fit(recipe: Recipe, folder: Folder, parts: Split, out: Path, console: Conso
         with counting(console, f"{title} features".lstrip()) as progress:
             return cached(clips(videos, recipe, seed), task.model, recipe, progress=progress)
 
-    train_loader = training_loader(shown(parts.train, training.seed), recipe, *place)
-    val_loader = evaluation_loader(shown(parts.val), recipe, *place) if parts.val else None
+    with loading_told():
+        train_loader = training_loader(shown(parts.train, training.seed), recipe, *place)
+        val_loader = evaluation_loader(shown(parts.val), recipe, *place) if parts.val else None
     # Loaded once here, and not in every worker: librosa takes a second to import.
     audio.mfcc(np.ones(recipe.audio.rate, np.float32), recipe.audio.rate)
     last = out / LAST
-    with _threads_beside(training.workers), _lightning_quiet(), dead_workers_told():
+    with _threads_beside(training.workers), _lightning_quiet(), loading_told():
         try:
             trainer.fit(task, train_loader, val_loader, ckpt_path=last if last.exists() else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C

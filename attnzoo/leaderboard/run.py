@@ -243,17 +243,12 @@ def attempt(job: Job, folder: Folder, console: Console | None = None) -> Run | F
         outcome = train(job.trial.recipe, folder, job.out, console=console, title=job.title)
         return record(job.trial, folder, outcome, job.key)
     except (ValueError, OSError) as error:
-        return Failed(_line(error))
+        return Failed(" ".join(str(error).split()))
     except Exception as error:
         trace = job.out / "traceback.txt"
         trace.write_text(traceback.format_exc(), encoding="utf-8")
-        return Failed(f"{type(error).__name__}: {_line(error)}; see {trace}")
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in one line; of one in a process that loads videos, what it said there."""
-    said = str(error).strip()
-    return " ".join((said.splitlines()[-1] if "Traceback" in said else said).split())
+        said = " ".join(str(error).split())
+        return Failed(f"{type(error).__name__}: {said}; see {trace}")
 
 
 def duration(seconds: float) -> str:
