@@ -78,8 +78,20 @@ def cost_of_video(model: AudioVisualModel, recipe: Recipe) -> Cost:
     >>> cost_of_video(model, recipe).kernels > 0
     True
     """
+    return profile(model, size_of_video(recipe), counter="macs", memory=False)
+
+
+def size_of_video(recipe: Recipe) -> list[tuple[int, ...]]:
+    """The shapes of frames and sound of one video, as the model takes them.
+
+    Args:
+        recipe: for the sizes of its clips.
+
+    >>> size_of_video(Recipe(name="mine", clip={"segments": 2, "frames": 8, "size": 56}))
+    [(1, 2, 3, 8, 56, 56), (1, 2, 1, 32, 128)]
+    """
     clip, sound = recipe.clip, recipe.audio
-    frames = (1, clip.segments, 3, clip.frames, clip.size, clip.size)
-    return profile(
-        model, [frames, (1, clip.segments, 1, sound.coefficients, sound.width)], counter="macs", memory=False
-    )
+    return [
+        (1, clip.segments, 3, clip.frames, clip.size, clip.size),
+        (1, clip.segments, 1, sound.coefficients, sound.width),
+    ]

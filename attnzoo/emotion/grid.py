@@ -59,6 +59,7 @@ class Grid(Part):
         seeds: of each row; `training.seed` alone if None.
         folds: of the protocol; `data.fold` alone if None.
         axis: what the rows' x is.
+        baseline: label of the row that the others are compared with; the plain network, if there is one, if None.
 
     >>> [entry.title for entry in Grid(attn=["none", "mpe"]).attn]
     ['none', 'mpe']
@@ -70,6 +71,7 @@ class Grid(Part):
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     folds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     axis: str | None = None
+    baseline: str | None = None
 
     @field_validator("attn", mode="before")
     @classmethod
@@ -93,6 +95,9 @@ class Grid(Part):
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"two rows are called {label}; give each a label of its own")
+        # The recipe of a stored run is a grid of its row alone.
+        if self.baseline is not None and self.baseline not in labels and len(labels) > 1:
+            raise ValueError(f"baseline {self.baseline!r} is none of the rows: {', '.join(labels)}")
         return self
 
     def table(self) -> tuple[Row, ...]:
@@ -208,11 +213,11 @@ class GridRecipe(Recipe):
         if self.paper and paper and not self.paper.rows:
             printed = {row.label: row.paper.get(self.paper.dataset) for row in self.table()}
             paper["rows"] = {label: {"accuracy": figure} for label, figure in printed.items() if figure is not None}
-        axis = self.grid.axis if self.grid else None
+        axis, baseline = (self.grid.axis, self.grid.baseline) if self.grid else (None, None)
         for seed, fold in self.repetitions():
             for row in self.table():
                 recipe = self.single(row, seed, fold)
-                grid = {"axis": axis, "rows": [{"label": row.label, "x": row.x}]}
+                grid = {"axis": axis, "baseline": baseline, "rows": [{"label": row.label, "x": row.x}]}
                 yield Trial(row.label, _factors(row, axis, recipe), recipe, {"grid": grid, "paper": paper})
 
     def repeated(self, count: int) -> "GridRecipe":

@@ -25,7 +25,7 @@ from attnzoo.emotion.checkpoints import (
     save_model,
 )
 from attnzoo.emotion.clips import Clips
-from attnzoo.emotion.cost import cost_of_video
+from attnzoo.emotion.cost import cost_of_video, size_of_video
 from attnzoo.emotion.curves import Curves
 from attnzoo.emotion.datasets import Folder, Video
 from attnzoo.emotion.features import cached
@@ -39,6 +39,7 @@ from attnzoo.emotion.progress import Bar, counting
 from attnzoo.emotion.protocols import Split, split
 from attnzoo.emotion.recipe import Recipe
 from attnzoo.emotion.task import Task
+from attnzoo.profiling.latency import time_forward
 
 for _part in ("pytorch", "fabric"):
     logging.getLogger(f"lightning.{_part}").setLevel(logging.WARNING)
@@ -61,6 +62,7 @@ class Outcome:
         seconds: of training.
         bytes: read and written by one forward pass for one video.
         split: how the videos were divided.
+        latency: of one forward pass for one video on the CPU, s; None where it was not measured.
 
     >>> right = Prediction("a", (0.9, 0.1), (), 0)
     >>> Outcome(Path(MODEL), ("calm", "joy"), (right,), (), "70/30", 9, 99, 1.5, 7, Split((), (), (), "")).accuracy
@@ -77,6 +79,7 @@ class Outcome:
     seconds: float
     bytes: int
     split: Split
+    latency: float | None = None
 
     @property
     def accuracy(self) -> float:
@@ -137,6 +140,7 @@ def train(recipe: Recipe, folder: Folder, out: Path, *, console: Console | None 
         seconds=about["history"][-1]["seconds"],
         bytes=cost.bytes_read + cost.bytes_written,
         split=parts,
+        latency=time_forward(model, size_of_video(recipe)),
     )
 
 

@@ -150,8 +150,8 @@ def summarise(runs: Sequence[Run], baseline: str | None = None) -> Board:
 
     Args:
         runs: of one board; those that are not comparable with the newest do not count.
-        baseline: label of the row to compare with. If None it is "none", or the one row without attention, if there is
-            such a row.
+        baseline: label of the row to compare with. If None it is the one that the newest recipe names; without such a
+            row "none", or the one row without attention.
 
     Raises:
         ValueError: no runs, those of several boards, or no row of the baseline's label.
@@ -170,7 +170,7 @@ def summarise(runs: Sequence[Run], baseline: str | None = None) -> Board:
     groups: dict[str, list[Run]] = {}
     for run in sorted(used, key=lambda run: (run.fold, run.seed)):
         groups.setdefault(run.row, []).append(run)
-    base = _baseline(groups, baseline)
+    base = _baseline(groups, baseline, used)
     results = dict(zip(groups, _results(groups.values()), strict=True))
     against = {label: compare(results[label], results[base]) for label in groups if base and label != base}
     tested = {label: made.p for label, made in against.items() if made.p is not None}
@@ -263,11 +263,15 @@ def _without(part: Any, names: set[str]) -> Any:
     return {name: _without(value, names) for name, value in part.items() if name not in names}
 
 
-def _baseline(groups: Mapping[str, Sequence[Run]], wanted: str | None) -> str | None:
+def _baseline(groups: Mapping[str, Sequence[Run]], wanted: str | None, used: Sequence[Run]) -> str | None:
     if wanted is not None and wanted not in groups:
         raise ValueError(f"baseline {wanted!r} is none of the rows: {', '.join(groups)}")
+    grids = [run.recipe.get("grid") for run in sorted(used, key=lambda run: run.finished, reverse=True)]
+    named = next((grid.get("baseline") for grid in grids if isinstance(grid, dict)), None)
     plain = [label for label, group in groups.items() if group[-1].factors.get("attn") == "none"]
-    return wanted or ("none" if "none" in groups else plain[0] if len(plain) == 1 else None)
+    return wanted or (
+        named if named in groups else "none" if "none" in groups else plain[0] if len(plain) == 1 else None
+    )
 
 
 def _results(groups: Iterable[Sequence[Run]]) -> list[Results]:

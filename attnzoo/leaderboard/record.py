@@ -14,6 +14,7 @@ from attnzoo.emotion.optimisation import RUNNING
 from attnzoo.emotion.recipe import WHERE, Recipe
 from attnzoo.emotion.training import Outcome
 from attnzoo.leaderboard.store import Run
+from attnzoo.profiling.latency import machine
 
 PACKAGES = ("attnzoo", "torch", "timm", "torchvision", "lightning", "av", "librosa")
 
@@ -86,12 +87,13 @@ def record(trial: Trial, folder: Folder, outcome: Outcome, key: str) -> Run:
         data=f"{root.name or root}, {len(folder.videos)} videos, {len(folder.classes)} classes, {folder.fingerprint}",
         commit=commit(),
         versions={package: version(package) for package in PACKAGES},
-        machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        machine=f"{machine()}, {platform.system()}, Python {platform.python_version()}",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         factors=trial.factors,
         fold=recipe.data.fold,
         split={name: [video.key for video in getattr(parts, name)] for name in ("train", "val", "test")},
         bytes=outcome.bytes,
+        latency=outcome.latency,
     )
 
 

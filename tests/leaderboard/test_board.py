@@ -112,6 +112,9 @@ def test_the_baseline() -> None:
     found = {"se": (0.8, 0.8), "plain": (0.7, 0.7)}
     assert _board(**found).baseline is None
     assert _board(baseline="se", **found).baseline == "se"
+    named = [replace(_run(row, 0, _first(0.7, 9)), recipe={"grid": {"baseline": "se"}}) for row in ("none", "se")]
+    assert (summarise(named).baseline, summarise(named, "none").baseline) == ("se", "none")
+    assert summarise(named[:1]).baseline == "none"  # of the named row there is no run yet
     with pytest.raises(ValueError, match="baseline 'sa' is none of the rows: se, plain"):
         _board(baseline="sa", **found)
     runs = [replace(_run(row, 0, _first(0.5, 4)), factors={"attn": attn}) for row, attn in (("p", "none"), ("s", "se"))]

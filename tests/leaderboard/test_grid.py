@@ -56,6 +56,14 @@ def test_the_recipe_of_a_run_makes_that_run_again(name: str) -> None:
         assert again.recipe == trial.recipe
         assert run_id(again.recipe, EMPTY) == run_id(trial.recipe, EMPTY)
         assert (again.label, again.origin["paper"]) == (trial.label, trial.origin["paper"])
+        assert again.origin["grid"] == trial.origin["grid"]
+
+
+def test_a_baseline_is_one_of_the_rows() -> None:
+    recipe = grid(attn=["se", "mpe"], baseline="se")
+    assert [t.origin["grid"]["baseline"] for t in recipe.trials()] == ["se", "se"]
+    with pytest.raises(ValueError, match="baseline 'sa' is none of the rows: se, mpe"):
+        grid(attn=["se", "mpe"], baseline="sa")
 
 
 def test_the_tables_vary_what_the_paper_varies() -> None:
