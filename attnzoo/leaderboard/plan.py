@@ -19,6 +19,8 @@ from attnzoo.leaderboard.record import run_id
 from attnzoo.leaderboard.run import duration
 from attnzoo.profiling import profile
 
+ENOUGH = 0.3  # s that a pass takes which tells the speed
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -48,7 +50,7 @@ def plan(recipe: GridRecipe, folder: Folder | None = None, finished: Sequence[st
     """The rows of a grid and what they will cost.
 
     The time of a run is that of its multiply-accumulates, three times for a training video in each epoch and once for a
-    video that is validated or tested, at the speed of one segment of the visual network on this machine. Loading,
+    video that is validated or tested, at the speed of the visual network on this machine. Loading,
     frozen layers and cached features, which make it shorter or longer, are left out.
 
     Args:
@@ -90,16 +92,21 @@ def _passes(recipe: Recipe, folder: Folder) -> int:
 
 def _seconds_per_mac(recipe: Recipe) -> float:
     network = AudioVisualModel(recipe.model.without_weights(), recipe.clip, recipe.audio, 2).visual.eval()
-    frames = torch.rand(1, 3, recipe.clip.frames, recipe.clip.size, recipe.clip.size)
+    one = (1, 3, recipe.clip.frames, recipe.clip.size, recipe.clip.size)
+    macs = profile(network, one, counter="macs", memory=False).macs
+    rates, clips = [], 1
+    # Small clips one by one take many times as long as in a batch; large ones need none. Of all passes the quickest,
+    # since whatever else the machine does only adds to it.
     with torch.inference_mode():
-        network(frames)
-        times = []
-        for _ in range(5):
+        while True:
+            frames = torch.rand(clips, *one[1:])
             start = time.perf_counter()
             network(frames)
-            times.append(time.perf_counter() - start)
-    # The quickest, since whatever else the machine does only adds to it.
-    return min(times) / profile(network, tuple(frames.shape), counter="macs", memory=False).macs
+            taken = time.perf_counter() - start
+            rates.append(taken / (clips * macs))
+            if len(rates) > 2 and (taken > ENOUGH or clips >= recipe.training.batch * recipe.clip.segments):
+                return min(rates)
+            clips = clips if taken > ENOUGH else min(2 * clips, recipe.training.batch * recipe.clip.segments)
 
 
 def render(rows: Sequence[Planned], recipe: GridRecipe) -> Group:
