@@ -3,7 +3,7 @@
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -65,12 +65,16 @@ def find(recipe: str | Path) -> Path:
     )
 
 
-def load(recipe: str | Path, model: type[P], changes: Mapping[str, Any] | None = None) -> P:
+def load(
+    recipe: str | Path,
+    model: type[P] | Callable[[Mapping[str, Any]], type[P]],
+    changes: Mapping[str, Any] | None = None,
+) -> P:
     """Read and check a recipe.
 
     Args:
         recipe: see `find`.
-        model: what it must be.
+        model: what it must be; or what tells that from its content, or raises a ValueError that begins with a field.
         changes: dotted field -> value, put in place of what the file says, as in {"training.epochs": 3}.
 
     Raises:
@@ -97,16 +101,21 @@ def load(recipe: str | Path, model: type[P], changes: Mapping[str, Any] | None =
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ValueError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a recipe is a mapping with the fields {', '.join(model.model_fields)}")
-    for dotted, value in (changes or {}).items():
+    whole = isinstance(content, dict)
+    for dotted, value in (changes or {}).items() if whole else ():
         put(content, dotted, value)
     try:
-        return model.model_validate(content)
+        kind: type[P] = model if isinstance(model, type) else model(content if whole else {})
+    except ValueError as error:
+        raise ValueError(f"{path}:{_line(tree, [str(error).partition(' ')[0]])}: {error}") from None
+    if not whole:
+        raise ValueError(f"{path}: a recipe is a mapping with the fields {', '.join(kind.model_fields)}")
+    try:
+        return kind.model_validate(content)
     except ValidationError as error:
         errors = [_Error(tuple(p for p in e["loc"] if not str(p).startswith("function-")), e) for e in error.errors()]
         told = [e for e in errors if not _told_already(e, errors)][:3]
-        raise ValueError("; ".join(_explain(e, path, tree, model, changes or {}) for e in told)) from None
+        raise ValueError("; ".join(_explain(e, path, tree, kind, changes or {}) for e in told)) from None
 
 
 def put(content: dict[str, Any], dotted: str, value: Any) -> None:

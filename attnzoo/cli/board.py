@@ -15,10 +15,9 @@ from attnzoo.cli.shared import (
     StoreOption,
     app,
     console,
-    data_of,
     echo,
+    read_data,
     read_recipe,
-    read_videos,
     resumable,
     say,
     show,
@@ -63,7 +62,7 @@ def board_run(
     if engine == "local" and (address, cpus, gpus) != (None, None, None):
         raise ValueError("--address, --cpus-per-run and --gpus-per-run are for --engine ray")
     full = _grid(recipe, data, change, trials, small)
-    folder = read_videos(data_of(full), full.clip.frames)
+    folder = read_data(full)
     with ExitStack() as opened:
         runs = opened.enter_context(Store(store))
         opened.enter_context(resumable(f"finished runs are in {runs.name}"))
@@ -95,7 +94,7 @@ def board_plan(
     from attnzoo.leaderboard.store import Store
 
     full = _grid(recipe, data, change, trials, small)
-    folder = read_videos(data_of(full), full.clip.frames) if full.data.root else None
+    folder = read_data(full) if full.data.root else None
     finished: list[str] = []
     if "://" in store or Path(store).is_file():
         with Store(store, create=False) as runs:

@@ -35,14 +35,28 @@ def data_synth(
     classes: Annotated[
         list[str] | None, typer.Option(help="names of 3 to 16 classes; the six of Ekman by default")
     ] = None,
-    per_class: Annotated[int, typer.Option(help="videos of each class")] = 30,
+    per_class: Annotated[int | None, typer.Option(help="videos of each class, 30; or images, 60")] = None,
     seconds: Annotated[float, typer.Option(help="length of a video")] = 3.0,
     without: Annotated[list[str] | None, typer.Option(help="cues that shall not tell the class: micro pitch")] = None,
     seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
     workers: Annotated[int, typer.Option(help="processes")] = 2,
+    images: Annotated[
+        bool,
+        typer.Option("--images", help="PNG images instead: 2 to 9 classes that show in shape and texture together"),
+    ] = False,
+    size: Annotated[int, typer.Option(help="edge of the images, px")] = 96,
 ) -> None:
     """Make a data set of real mp4 videos whose class shows in motion and sound of several scales together."""
     from attnzoo.emotion.synth import CUES, EKMAN, synthesise
+    from attnzoo.images.synth import NAMES, synthesise_images
+
+    if images:
+        names, count = classes or NAMES, 60 if per_class is None else per_class
+        with resumable(f"finished images are in {directory}"), progress_bar("writing images") as progress:
+            synthesise_images(directory, classes=names, per_class=count, size=size, seed=seed, progress=progress)
+        echo(f"{directory}: {count} images of each of {', '.join(names)}")
+        return
+    per_class = 30 if per_class is None else per_class
 
     for cue in without or ():
         if cue not in CUES:
@@ -69,12 +83,23 @@ def data_check(
     fps: Fps = None,
     frames: Annotated[int, typer.Option(help="frames of a window; shorter videos are reported")] = 16,
     decode: Annotated[bool, typer.Option("--decode", help="decode every frame, to find damage in the middle")] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help="a folder of images, by class or by train, val, test")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Look through a data set before training; exit status 2 if a file is not as it should be."""
     from attnzoo.emotion.defects import KINDS
+    from attnzoo.images.folder import KINDS as IMAGE_KINDS
+    from attnzoo.images.folder import read_images
 
-    folder = read_videos(_data(directory, layout, annotations, fps), frames, quiet=as_json, decode=decode)
+    if images:
+        with progress_bar("looking through images") as progress:
+            folder: Any = read_images(directory, decode=decode, progress=progress)
+        if not as_json:
+            echo(folder.summary())
+    else:
+        folder = read_videos(_data(directory, layout, annotations, fps), frames, quiet=as_json, decode=decode)
     if as_json:
         print(json.dumps(folder.as_dict(), indent=2))
     else:
@@ -83,7 +108,7 @@ def data_check(
         if folder.findings:
             table = Table("what", "files", "what becomes of them", box=box.SIMPLE)
             for kind, count in folder.counts().items():
-                table.add_row(kind, str(count), KINDS[kind])
+                table.add_row(kind, str(count), (IMAGE_KINDS if images else KINDS)[kind])
             show(table)
     if folder.findings:
         raise typer.Exit(2)

@@ -1,8 +1,8 @@
 """attnzoo train, evaluate, explain, predict, export."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,8 +23,8 @@ from attnzoo.cli.shared import (
     folder_of,
     parse_attention,
     progress_bar,
+    read_data,
     read_recipe,
-    read_videos,
     report,
     resumable,
 )
@@ -39,7 +39,7 @@ def train_command(
     seed: Annotated[int | None, typer.Option(min=0, help="of weights, order and windows")] = None,
     change: Sets = None,
 ) -> None:
-    """Train the audio-visual model of a recipe; the same command goes on with an interrupted training."""
+    """Train the model of a recipe; the same command goes on with an interrupted training."""
     from attnzoo.emotion.grid import Row
     from attnzoo.emotion.processes import rank
     from attnzoo.emotion.run_folder import claim, run_name
@@ -59,7 +59,7 @@ def train_command(
     single = full.single(row, seed)
     title = row.label if row else single.model.attn.title
     out = out or Path("runs") / single.name / run_name(title, single.training.seed)
-    where = data_of(single)
+    data_of(single)  # before the folder of the run is made
     first = rank(single.training) == 0  # of the processes that train together; the others follow it in silence
     console.quiet |= not first
     with (
@@ -68,9 +68,9 @@ def train_command(
     ):
         if not mine:
             raise ValueError(f"another process trains in {out}; wait for it or choose another folder with --out")
-        outcome = train(single, read_videos(where, single.clip.frames), out, console=console, title=title)
+        outcome = train(single, read_data(single), out, console=console, title=title)
     console.print(
-        f"test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} videos "
+        f"test accuracy {outcome.accuracy:.1%} of {len(outcome.predictions)} {single.task}s "
         f"(chance {1 / len(outcome.classes):.1%})\nprotocol: {outcome.protocol}\ncheckpoint: {outcome.checkpoint}",
         highlight=False,
         soft_wrap=True,
@@ -83,19 +83,20 @@ def evaluate_command(
     data: DataDir = None,
     layout: Layout = None,
     annotations: AnnotationsOption = None,
-    every: Annotated[bool, typer.Option("--all", help="every video of the folder, not the test videos alone")] = False,
+    every: Annotated[bool, typer.Option("--all", help="every sample of the folder, not those for test alone")] = False,
     out: Annotated[
         Path | None, typer.Option(help="folder for evaluation.json and confusion.png; by default beside the checkpoint")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Classify the test videos of a training again, or every video of a folder: scores and the confusion matrix."""
+    """Classify the test samples of a training again, or every one of a folder: scores and the confusion matrix."""
     from attnzoo.emotion.evaluation import evaluate
 
-    where = data_of(checkpoint_recipe(checkpoint), data, layout, annotations)
+    recipe = checkpoint_recipe(checkpoint)
+    where = data_of(recipe, data, layout, annotations)
     out = out or folder_of(checkpoint) / (f"evaluation-{where.root.resolve().name}" if every else "evaluation")
     out.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
-    folder = read_videos(where, 1, quiet=as_json)
+    folder = read_data(recipe, where, quiet=as_json)
     with progress_bar("evaluating") as progress:
         found = evaluate(checkpoint, folder, every=every, progress=progress)
     report(found.as_dict(), found.render(), as_json=as_json, written=found.write(out))
@@ -127,13 +128,18 @@ def explain_command(
 @app.command("predict")
 def predict_command(
     checkpoint: CheckpointArgument,
-    videos: Annotated[list[Path], typer.Argument(help="video files")],
+    files: Annotated[list[Path], typer.Argument(help="video files, or images for a model of images")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Say which emotion videos show: label, probabilities, and the timeline over the segments."""
-    from attnzoo.emotion.evaluation import predict
+    """Say which class videos or images show: label, probabilities, and of videos the timeline over the segments."""
+    from attnzoo.emotion.evaluation import predict as predict_videos
+    from attnzoo.images.evaluation import predict as predict_images
 
-    predictions = predict(checkpoint, videos)
+    task = "video"
+    with suppress(FileNotFoundError):  # which is told below, behind a file that is missing
+        task = checkpoint_recipe(checkpoint).task
+    classify: Any = predict_images if task == "image" else predict_videos
+    predictions = classify(checkpoint, files)
     report([p.as_dict() for p in predictions], *(p.render() for p in predictions), as_json=as_json)
 
 

@@ -62,7 +62,7 @@ Attn = Annotated[
     str | None, typer.Option(help="module, with options if need be: mpe, none, mpe:groups=4,depthwise=true")
 ]
 Attns = Annotated[list[str] | None, typer.Option(help="modules, with options if need be: se cbam mpe:groups=16")]
-DataDir = Annotated[Path | None, typer.Option(help="folder with one sub-folder of videos per class")]
+DataDir = Annotated[Path | None, typer.Option(help="folder with one sub-folder of videos (or images) per class")]
 Layout = Annotated[str | None, typer.Option(help="how the videos lie: auto, folders, frames, ravdess, cremad or list")]
 AnnotationsOption = Annotated[
     Path | None, typer.Option("--annotations", help="published splits (txt, JSON) or a list of files (CSV, JSON)")
@@ -116,13 +116,14 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def read_recipe(path: str, data: Path | None, change: list[str] | None) -> Any:
-    from attnzoo.emotion.grid import GridRecipe
+    """The recipe of a training or a grid of them, of the task that it names."""
+    from attnzoo.emotion.tasks import grid_of
     from attnzoo.recipes import load
 
     changes = dict(assignment(c) for c in change or ())
     if data is not None:
         changes["data.root"] = str(data)
-    return load(path, GridRecipe, changes)
+    return load(path, grid_of, changes)
 
 
 def checkpoint_recipe(checkpoint: Path) -> Any:
@@ -142,10 +143,24 @@ def data_of(recipe: Any, root: Path | None = None, layout: str | None = None, an
     if root is not None:
         data = data.model_copy(update={"root": root})
     if layout is not None or annotations is not None:
+        if recipe.task != "video":
+            raise ValueError(f"--layout and --annotations are for videos; {recipe.name} classifies {recipe.task}s")
         data = data.model_copy(update={"layout": known_layout(layout), "annotations": annotations})
     if data.root is None:
-        raise ValueError(f"recipe {recipe.name} names no data; give a folder of videos with --data DIR")
+        raise ValueError(f"recipe {recipe.name} names no data; give a folder of {recipe.task}s with --data DIR")
     return data
+
+
+def read_data(recipe: Any, data: Any = None, quiet: bool = False) -> Any:
+    """The data set of a recipe, or another one for its model."""
+    from attnzoo.emotion.tasks import spec
+
+    data = data or data_of(recipe)
+    with progress_bar(f"looking through {recipe.task}s") as progress:
+        folder = spec(recipe.task).read(data, recipe, progress)
+    if not quiet:
+        echo(folder.summary())
+    return folder
 
 
 def known_layout(layout: str | None) -> str:

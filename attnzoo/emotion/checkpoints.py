@@ -13,10 +13,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from attnzoo.emotion.datasets import Folder
-from attnzoo.emotion.model import AudioVisualModel
+from attnzoo.emotion.experiment import WHERE, Experiment
 from attnzoo.emotion.optimisation import RUNNING
-from attnzoo.emotion.recipe import WHERE, Recipe
+from attnzoo.emotion.samples import DataSet
+from attnzoo.emotion.tasks import spec
 
 MODEL = "model.safetensors"  # the weights of a finished training; model.json beside them says what they are
 BEST = "best.safetensors"  # the weights of the best epoch so far
@@ -127,16 +127,18 @@ def save_model(state: Mapping[str, Tensor], about: Mapping[str, Any], path: Path
 
 
 def describe(
-    recipe: Recipe, folder: Folder, protocol: str, history: Sequence[Mapping[str, float]] = ()
+    recipe: Experiment, folder: DataSet, protocol: str, history: Sequence[Mapping[str, float]] = ()
 ) -> dict[str, Any]:
     """What a checkpoint says of itself.
 
     Args:
         recipe: of the training.
-        folder: its videos.
+        folder: its samples.
         protocol: how they were divided.
         history: figures of the epochs.
 
+    >>> from attnzoo.emotion.datasets import Folder
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> describe(Recipe(name="mine"), Folder(Path("videos"), ("calm", "joy"), (), ()), "2:1")["classes"]
     ['calm', 'joy']
     """
@@ -150,27 +152,30 @@ def describe(
     }
 
 
-def load_checkpoint(path: str | Path) -> tuple[AudioVisualModel, dict[str, Any]]:
+def load_checkpoint(path: str | Path, task: str | None = None) -> tuple[Any, dict[str, Any]]:
     """A trained model in eval mode, and what its checkpoint says of it.
 
     Args:
         path: the folder of a training, or a `model.safetensors` (with its `model.json`) or `last.ckpt` in it.
+        task: of which it must be; any if None.
 
     Returns:
-        The model and a mapping with "recipe" (a Recipe), "classes", "protocol", "data" (the fingerprint of the videos),
-        "history" and "attnzoo" (the version).
+        The `Classifier` and a mapping with "recipe" (an Experiment), "classes", "protocol", "data" (the fingerprint of
+        the samples), "history" and "attnzoo" (the version).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
+        ValueError: not a checkpoint of attnzoo, one that is damaged, or one of another task.
 
     >>> load_checkpoint("nowhere")
     Traceback (most recent call last):
     FileNotFoundError: there is no checkpoint nowhere; `attnzoo train` writes model.safetensors into its --out folder
     """
     about, state = read_about(path), read_weights(path)
-    recipe: Recipe = about["recipe"]
-    model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(about["classes"]))
+    recipe: Experiment = about["recipe"]
+    if task is not None and recipe.task != task:
+        raise ValueError(f"{path} classifies {recipe.task}s; this is for a model that classifies {task}s")
+    model = spec(recipe.task).create(recipe, len(about["classes"]))
     try:
         model.load_state_dict(state)
     except RuntimeError:
@@ -188,7 +193,7 @@ def read_about(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
+        ValueError: not a checkpoint of attnzoo, or one that is damaged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -203,7 +208,7 @@ def read_about(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{beside} is missing; it belongs to {file}")
     try:
         about = dict(_last(file)[MARK] if file.suffix != ".safetensors" else json.loads(beside.read_bytes()))
-        recipe = Recipe.model_validate(about["recipe"])
+        recipe = spec(about["recipe"].get("task", "video")).recipe.model_validate(about["recipe"])
         # It has weights of its own, and features were kept where it was trained.
         here = {"model": recipe.model.without_weights(), "training": recipe.training.model_copy(update={"cache": None})}
         about["recipe"] = recipe.model_copy(update=here)
@@ -225,7 +230,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of attnzoo's emotion model, or one that is damaged.
+        ValueError: not a checkpoint of attnzoo, or one that is damaged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -260,23 +265,23 @@ def _last(file: Path) -> dict[str, Any]:
 
 def _not_ours(file: Path, error: Exception) -> ValueError:
     what = "another model" if isinstance(error, KeyError | TypeError) else f"damaged ({type(error).__name__})"
-    return ValueError(
-        f"{file} is not a checkpoint of attnzoo's emotion model: {what}; give a {MODEL} that `attnzoo train` wrote"
-    )
+    return ValueError(f"{file} is not a checkpoint of attnzoo: {what}; give a {MODEL} that `attnzoo train` wrote")
 
 
-def check_same(path: Path, recipe: Recipe, folder: Folder) -> None:
+def check_same(path: Path, recipe: Experiment, folder: DataSet) -> None:
     """Refuse a checkpoint of another training.
 
     Args:
         path: of the checkpoint.
         recipe: of the training that goes on.
-        folder: its videos.
+        folder: its samples.
 
     Raises:
         ValueError: what differs.
 
     >>> import tempfile
+    >>> from attnzoo.emotion.datasets import Folder
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     told = {"recipe": {"name": "mine"}, "classes": [], "data": "4f1c", "history": []}
     ...     save_model({}, told, Path(folder) / MODEL)
@@ -285,15 +290,15 @@ def check_same(path: Path, recipe: Recipe, folder: Folder) -> None:
     ValueError: ...model.safetensors is from another training: its videos are others than those of videos; ...
     """
     about = read_about(path)
-    now = recipe.model_copy(update={"model": recipe.model.without_weights()})
-    other = [f"{field} is {a!r}, here {b!r}" for field, a, b in _differences(about["recipe"], now)]
+    differing = _differences(about["recipe"], recipe.without_weights())
+    other = [f"{field} is {a!r}, here {b!r}" for field, a, b in differing]
     if about["data"] != folder.fingerprint:
-        other.append(f"its videos are others than those of {folder.root}")
+        other.append(f"its {recipe.task}s are others than those of {folder.root}")
     if other:
         raise ValueError(f"{path} is from another training: {'; '.join(other)}; choose another folder with --out")
 
 
-def _differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
+def _differences(a: Experiment, b: Experiment) -> list[tuple[str, Any, Any]]:
     free = {"name", *(f"data.{field}" for field in WHERE), *(f"training.{field}" for field in RUNNING)}
 
     def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -9,7 +9,6 @@ from torch import nn
 from attnzoo.emotion.grid import GridRecipe
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.recipe import Attention, Recipe, StreamName
-from attnzoo.profiling import Cost, profile
 from attnzoo.profiling.table import Attention as Placed
 
 
@@ -62,36 +61,3 @@ def streams(recipe: Recipe) -> Iterator[StreamCost]:
             for a in entries
         )
         yield StreamCost(name, model.get_submodule(name), attns, size)
-
-
-def cost_of_video(model: AudioVisualModel, recipe: Recipe) -> Cost:
-    """What the whole model costs for one video.
-
-    Args:
-        model: of the recipe.
-        recipe: for the sizes of its clips.
-
-    >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
-    >>> recipe = Recipe(name="mine", model=settings, clip={"segments": 1})
-    >>> with torch.device("meta"):
-    ...     model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, 2)
-    >>> cost_of_video(model, recipe).kernels > 0
-    True
-    """
-    return profile(model, size_of_video(recipe), counter="macs", memory=False)
-
-
-def size_of_video(recipe: Recipe) -> list[tuple[int, ...]]:
-    """The shapes of frames and sound of one video, as the model takes them.
-
-    Args:
-        recipe: for the sizes of its clips.
-
-    >>> size_of_video(Recipe(name="mine", clip={"segments": 2, "frames": 8, "size": 56}))
-    [(1, 2, 3, 8, 56, 56), (1, 2, 1, 32, 128)]
-    """
-    clip, sound = recipe.clip, recipe.audio
-    return [
-        (1, clip.segments, 3, clip.frames, clip.size, clip.size),
-        (1, clip.segments, 1, sound.coefficients, sound.width),
-    ]

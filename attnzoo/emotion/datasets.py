@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 
@@ -42,6 +42,11 @@ class Video:
     parts: tuple[str, ...] = ()
 
     @property
+    def path(self) -> Path:
+        """Of the file, or of the folder of frames."""
+        return self.index.path
+
+    @property
     def name(self) -> str:
         """The key without the suffix of a file: the same for a video and its frames, and what published lists say."""
         return self.key if self.index.path.is_dir() else self.key.removesuffix(self.index.path.suffix)
@@ -71,6 +76,20 @@ class Folder:
     layout: str = "folders"
     splits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> tuple[Video, ...]:
+        """The videos."""
+        return self.videos
+
+    @property
+    def protocol(self) -> None:
+        """None: whatever splits were published, a recipe says which is meant."""
+
+    @property
+    def kind(self) -> Literal["video"]:
+        """What a sample is called."""
+        return "video"
 
     @property
     def fingerprint(self) -> str:

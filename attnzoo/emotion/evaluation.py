@@ -1,4 +1,4 @@
-"""What a trained model says: of the test videos of its training, of another folder, of single files."""
+"""What a trained model says: of the test samples of its training, of another folder, of single files."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +14,10 @@ from rich.text import Text
 
 from attnzoo.emotion import media
 from attnzoo.emotion.checkpoints import load_checkpoint, whole
-from attnzoo.emotion.datasets import Folder, Video
+from attnzoo.emotion.datasets import Video
 from attnzoo.emotion.predictions import Prediction, accuracy, score
 from attnzoo.emotion.protocols import split
+from attnzoo.emotion.samples import DataSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +25,23 @@ class Scores:
     """How well a class is told from the others.
 
     Attributes:
-        precision: share of its videos among those that are taken for it; None if none is.
-        recall: share of its videos that are taken for it; None if it has none.
+        precision: share of its samples among those that are taken for it; None if none is.
+        recall: share of its samples that are taken for it; None if it has none.
         f1: 2 TP / (2 TP + FP + FN), the harmonic mean of both; None if the class is neither there nor predicted.
-        videos: of the class.
+        samples: of the class.
 
     >>> Scores.of(true=4, predicted=3, both=2)
-    Scores(precision=0.6666666666666666, recall=0.5, f1=0.5714285714285714, videos=4)
+    Scores(precision=0.6666666666666666, recall=0.5, f1=0.5714285714285714, samples=4)
     """
 
     precision: float | None
     recall: float | None
     f1: float | None
-    videos: int
+    samples: int
 
     @classmethod
     def of(cls, true: int, predicted: int, both: int) -> "Scores":
-        """From the numbers of videos of the class, of those taken for it, and of those that are both."""
+        """From the numbers of samples of the class, of those taken for it, and of those that are both."""
         return cls(
             both / predicted if predicted else None,
             both / true if true else None,
@@ -51,12 +52,13 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well labelled videos are classified.
+    """How well labelled samples are classified.
 
     Attributes:
         classes: their names.
-        predictions: one for each video.
-        protocol: which videos these are.
+        predictions: one for each sample.
+        protocol: which samples these are.
+        kind: what a sample is called.
 
     >>> right, wrong = Prediction("a", (0.9, 0.1), (), 0), Prediction("b", (0.6, 0.4), (), 1)
     >>> Evaluation(("calm", "joy"), (right, wrong), "two videos").confusion()
@@ -66,9 +68,10 @@ class Evaluation:
     classes: tuple[str, ...]
     predictions: tuple[Prediction, ...]
     protocol: str
+    kind: str = "video"
 
     def confusion(self) -> list[list[int]]:
-        """Counts of videos, a row for each true class, a column for each predicted one."""
+        """Counts of samples, a row for each true class, a column for each predicted one."""
         counts = [[0] * len(self.classes) for _ in self.classes]
         for p in self.predictions:
             if p.label is not None:
@@ -85,8 +88,8 @@ class Evaluation:
         }
 
     def macro(self) -> Scores:
-        """Mean over the classes that have videos; one that no video is taken for has precision 0."""
-        there = [scores for scores in self.scores().values() if scores.videos]
+        """Mean over the classes that have samples; one that no sample is taken for has precision 0."""
+        there = [scores for scores in self.scores().values() if scores.samples]
 
         def mean(values: Iterable[float | None]) -> float:
             return sum(value or 0 for value in values) / len(there)
@@ -95,14 +98,14 @@ class Evaluation:
             mean(s.precision for s in there),
             mean(s.recall for s in there),
             mean(s.f1 for s in there),
-            sum(s.videos for s in there),
+            sum(s.samples for s in there),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "accuracy": accuracy(self.predictions),
-            "videos": len(self.predictions),
+            "samples": len(self.predictions),
             "protocol": self.protocol,
             "classes": list(self.classes),
             "scores": {name: asdict(scores) for name, scores in self.scores().items()},
@@ -114,7 +117,7 @@ class Evaluation:
 
     def render(self) -> Group:
         """For the terminal."""
-        table = Table("true \\ predicted", box=box.SIMPLE, title="videos by true and predicted class")
+        table = Table("true \\ predicted", box=box.SIMPLE, title=f"{self.kind}s by true and predicted class")
         for name in (*map(escape, self.classes), "recall", "precision", "F1"):
             table.add_column(name, justify="right")
         for (name, scores), row in zip(self.scores().items(), self.confusion(), strict=True):
@@ -122,7 +125,7 @@ class Evaluation:
             table.add_row(Text(name), *map(str, row), *shares)
         mean = self.macro()
         lines = (
-            f"accuracy {accuracy(self.predictions):.1%} of {len(self.predictions)} videos "
+            f"accuracy {accuracy(self.predictions):.1%} of {len(self.predictions)} {self.kind}s "
             f"(chance {1 / len(self.classes):.1%})",
             f"mean over classes: recall {mean.recall:.1%}, precision {mean.precision:.1%}, F1 {mean.f1:.1%}",
             Text(f"protocol: {self.protocol}"),
@@ -143,7 +146,7 @@ class Evaluation:
         """
         from attnzoo.emotion.figures import confusion_png
 
-        title = f"accuracy {accuracy(self.predictions):.1%} of {len(self.predictions)} videos; {self.protocol}"
+        title = f"accuracy {accuracy(self.predictions):.1%} of {len(self.predictions)} {self.kind}s; {self.protocol}"
         written = {
             folder / "evaluation.json": (json.dumps(self.as_dict(), indent=2) + "\n").encode(),
             folder / "confusion.png": confusion_png(self.classes, self.confusion(), title),
@@ -152,6 +155,22 @@ class Evaluation:
             with whole(path) as part:
                 part.write_bytes(content)
         return list(written)
+
+
+def bars(classes: Sequence[str], probabilities: Sequence[float]) -> Table:
+    """The probabilities of the classes for the terminal, the greatest first.
+
+    Args:
+        classes: their names.
+        probabilities: one for each.
+
+    >>> bars(["calm", "joy"], [0.2, 0.8]).row_count
+    2
+    """
+    table = Table.grid(padding=(0, 2))
+    for value, name in sorted(zip(probabilities, classes, strict=True), reverse=True):
+        table.add_row(Text(f"  {name}"), f"{value:.1%}", "█" * round(30 * value))
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,32 +215,30 @@ class Reading:
     def render(self) -> Group:
         """For the terminal: the label, the probabilities as bars, the most probable class through time."""
         p, count = self.prediction, len(self.prediction.timeline)
-        bars = Table.grid(padding=(0, 2))
-        for value, name in sorted(zip(p.probabilities, self.classes, strict=True), reverse=True):
-            bars.add_row(f"  {name}", f"{value:.1%}", "█" * round(30 * value))
         time = Table("time", "class", "", box=box.SIMPLE, title="segment by segment", title_justify="left")
         for i, row in enumerate(p.timeline):
             best = max(range(len(row)), key=row.__getitem__)
             span = f"{i * self.seconds / count:.1f} to {(i + 1) * self.seconds / count:.1f} s"
             time.add_row(span, self.classes[best], f"{row[best]:.1%} {'█' * round(20 * row[best])}")
         note = "" if self.sound else " (no sound track: its sound is zeros)"
-        return Group(Text(f"{self.path}: {self.classes[p.predicted]}{note}"), bars, time)
+        return Group(Text(f"{self.path}: {self.classes[p.predicted]}{note}"), bars(self.classes, p.probabilities), time)
 
 
 def evaluate(
-    checkpoint: Path, folder: Folder, *, every: bool = False, progress: Callable[[int, int], None] | None = None
+    checkpoint: Path, folder: DataSet, *, every: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
-    """Classify the test videos of a training, or every video of a folder.
+    """Classify the test samples of a training, or every sample of a folder.
 
     Args:
         checkpoint: of the training.
-        folder: the videos of the training; with `every`, any videos of the same classes.
-        every: take all videos of the folder.
-        progress: called with the number of videos done and of all.
+        folder: the samples of the training; with `every`, any samples of the same classes.
+        every: take all samples of the folder.
+        progress: called with the number of samples done and of all.
 
     Raises:
-        ValueError: other classes than the model's, or other videos than those of the training without `every`.
+        ValueError: other classes than the model's, or other samples than those of the training without `every`.
 
+    >>> from attnzoo.emotion.datasets import Folder
     >>> evaluate(Path("nowhere.pt"), Folder(Path("mine"), ("calm", "joy"), (), ()))
     Traceback (most recent call last):
     FileNotFoundError: there is no checkpoint nowhere.pt; `attnzoo train` writes model.safetensors into its --out folder
@@ -233,17 +250,18 @@ def evaluate(
             f"but {folder.root} holds {', '.join(folder.classes)}"
         )
     if every:
-        videos, protocol = folder.videos, f"every video of {folder.root}"
+        samples, protocol = folder.samples, f"every {folder.kind} of {folder.root}"
         if info["data"] == folder.fingerprint:
-            protocol += ", the model's training videos among them"
+            protocol += f", the model's training {folder.kind}s among them"
     elif info["data"] != folder.fingerprint:
         raise ValueError(
-            f"{folder.root} holds other videos than {checkpoint} was trained and tested on; --all takes every one"
+            f"{folder.root} holds other {folder.kind}s than {checkpoint} was trained and tested on; "
+            "--all takes every one"
         )
     else:
         parts = split(folder, info["recipe"].data)
-        videos, protocol = parts.test, parts.protocol
-    return Evaluation(folder.classes, tuple(score(model, info["recipe"], videos, progress)), protocol)
+        samples, protocol = parts.test, parts.protocol
+    return Evaluation(folder.classes, tuple(score(model, info["recipe"], samples, progress)), protocol, folder.kind)
 
 
 def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
@@ -262,7 +280,7 @@ def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
     FileNotFoundError: there is no video nowhere.mp4
     """
     videos = [find_video(path) for path in paths]
-    model, info = load_checkpoint(checkpoint)
+    model, info = load_checkpoint(checkpoint, "video")
     recipe = info["recipe"]
     here = {
         "data": recipe.data.model_copy(update={"damaged": "stop"}),

@@ -208,7 +208,7 @@ def explain(
     """
     tell = progress or (lambda done, total: None)
     video = find_video(path)
-    model, info = load_checkpoint(checkpoint)
+    model, info = load_checkpoint(checkpoint, "video")
     classes, recipe = tuple(info["classes"]), info["recipe"]
     if target is not None and target not in classes:
         raise ValueError(f"{checkpoint} knows no class {target!r}; it has {', '.join(classes)}")

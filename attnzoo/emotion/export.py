@@ -26,14 +26,14 @@ def export_onnx(checkpoint: Path, path: Path) -> None:
     Raises:
         ImportError: the packages of the extra onnx are missing.
         FileNotFoundError: no such checkpoint.
-        ValueError: it is not a checkpoint of attnzoo's emotion model, or the file cannot be written.
+        ValueError: it is not a checkpoint of attnzoo's video model, or the file cannot be written.
 
     >>> export_onnx(Path("nowhere"), Path("model.onnx"))
     Traceback (most recent call last):
     FileNotFoundError: there is no checkpoint nowhere; `attnzoo train` writes model.safetensors into its --out folder
     """
     need("onnx", "onnx", "onnxscript", "onnxruntime")
-    model, about = load_checkpoint(checkpoint)
+    model, about = load_checkpoint(checkpoint, "video")
     recipe: Recipe = about["recipe"]
     clip, sound = recipe.clip, recipe.audio
     example = (

@@ -3,10 +3,11 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from attnzoo.emotion.experiment import Experiment
 from attnzoo.emotion.recipe import AttentionField, Recipe
 from attnzoo.recipes import Count, Part, put
 from attnzoo.registry import list_modules
@@ -106,7 +107,9 @@ class Grid(Part):
         >>> [row.label for row in Grid(attn=["se", "mpe"], vary={"model.fusion": ["concat", "gmu"]}).table()]
         ['se, concat', 'se, gmu', 'mpe, concat', 'mpe, gmu']
         """
-        rows = [*self.rows, *(Row(label=a.title, set={"model.attn": a.model_dump(mode="json")}) for a in self.attn)]
+        # Without defaults, among which are fields that only models of videos have.
+        placed = {a.title: a.model_dump(mode="json", exclude_defaults=True) for a in self.attn}
+        rows = [*self.rows, *(Row(label=title, set={"model.attn": attn}) for title, attn in placed.items())]
         combined = []
         for row in rows or [Row(label="")]:
             for values in itertools.product(*self.vary.values()):
@@ -136,7 +139,7 @@ class Trial:
 
     label: str
     factors: dict[str, str]
-    recipe: Recipe
+    recipe: Experiment
     origin: dict[str, Any]
 
     @property
@@ -146,18 +149,24 @@ class Trial:
         return f"{self.label} seed {self.recipe.training.seed}{fold}"
 
 
-class GridRecipe(Recipe):
+class Gridded(Experiment):
     """A training and the grid over which a leaderboard repeats it; without a grid it is one training.
 
-    >>> [t.recipe.training.seed for t in GridRecipe(name="mine", grid={"attn": ["mpe"], "seeds": [0, 1]}).trials()]
-    [0, 1]
+    Attributes:
+        SINGLE: the recipe of one training.
+        TINY: dotted field -> value, with which any recipe runs through in minutes on two cores, and every module fits.
+        grid: what is varied.
+        paper: where figures to compare with come from.
     """
+
+    SINGLE: ClassVar[type[Experiment]]
+    TINY: ClassVar[dict[str, Any]]
 
     grid: Grid | None = None
     paper: Paper | None = None
 
     @model_validator(mode="after")
-    def _rows_are_recipes(self) -> "GridRecipe":
+    def _rows_are_recipes(self) -> Self:
         for row in self.table():
             self.single(row)
         return self
@@ -170,7 +179,7 @@ class GridRecipe(Recipe):
         """
         return self.grid.table() if self.grid else (Row(label=self.model.attn.title),)
 
-    def single(self, row: Row | None = None, seed: int | None = None, fold: int | None = None) -> Recipe:
+    def single(self, row: Row | None = None, seed: int | None = None, fold: int | None = None) -> Any:
         """One training of the grid.
 
         Args:
@@ -191,7 +200,7 @@ class GridRecipe(Recipe):
         for dotted, value in changes.items():
             put(content, dotted, value)
         try:
-            return Recipe.model_validate(content)
+            return self.SINGLE.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
@@ -220,7 +229,7 @@ class GridRecipe(Recipe):
                 grid = {"axis": axis, "baseline": baseline, "rows": [{"label": row.label, "x": row.x}]}
                 yield Trial(row.label, _factors(row, axis, recipe), recipe, {"grid": grid, "paper": paper})
 
-    def repeated(self, count: int) -> "GridRecipe":
+    def repeated(self, count: int) -> Self:
         """The same grid with another number of repetitions: folds first, then further seeds.
 
         Args:
@@ -240,23 +249,33 @@ class GridRecipe(Recipe):
         return self.model_copy(update={"grid": grid})
 
 
-# Any recipe runs through in minutes on two cores with these, and every module fits; the accuracies mean nothing.
-_TINY: dict[str, Any] = {
-    "clip.segments": 3,
-    "clip.frames": 4,
-    "clip.size": 32,
-    "model.visual": {"backbone": "resnet3d/14", "options": {"stem_size": 3}},
-    "model.audio": {"backbone": "timm/resnet14t"},
-    "model.width": 32,
-    "training.epochs": 2,
-    "training.batch": 8,
-    "training.lr": 2e-3,
-    "training.workers": 2,
-}
+class GridRecipe(Recipe, Gridded):
+    """A training on videos and the grid over which a leaderboard repeats it.
+
+    >>> [t.recipe.training.seed for t in GridRecipe(name="mine", grid={"attn": ["mpe"], "seeds": [0, 1]}).trials()]
+    [0, 1]
+    """
+
+    SINGLE = Recipe
+    TINY: ClassVar[dict[str, Any]] = {
+        "clip.segments": 3,
+        "clip.frames": 4,
+        "clip.size": 32,
+        "model.visual": {"backbone": "resnet3d/14", "options": {"stem_size": 3}},
+        "model.audio": {"backbone": "timm/resnet14t"},
+        "model.width": 32,
+        "training.epochs": 2,
+        "training.batch": 8,
+        "training.lr": 2e-3,
+        "training.workers": 2,
+    }
 
 
-def tiny(recipe: GridRecipe) -> GridRecipe:
-    """The same grid with small networks and clips and two epochs, to see that it runs.
+G = TypeVar("G", bound=Gridded)
+
+
+def tiny(recipe: G) -> G:
+    """The same grid with small networks and samples and two epochs, to see that it runs; its accuracies mean nothing.
 
     Args:
         recipe: any.
@@ -265,12 +284,12 @@ def tiny(recipe: GridRecipe) -> GridRecipe:
     'resnet3d/14'
     """
     content = recipe.model_dump(mode="json")
-    for dotted, value in _TINY.items():
+    for dotted, value in recipe.TINY.items():
         put(content, dotted, value)
-    return GridRecipe.model_validate(content | {"name": f"{recipe.name}-tiny"})
+    return type(recipe).model_validate(content | {"name": f"{recipe.name}-tiny"})
 
 
-def _factors(row: Row, axis: str | None, recipe: Recipe) -> dict[str, str]:
+def _factors(row: Row, axis: str | None, recipe: Experiment) -> dict[str, str]:
     if axis and row.x is not None:
         return {axis: f"{row.x:g}"}
     factors = {dotted.rpartition(".")[2]: _named(value) for dotted, value in row.set.items()}

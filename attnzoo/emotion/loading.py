@@ -1,4 +1,4 @@
-"""Batches of videos: in which order, for which process, and from where on in an epoch that was interrupted."""
+"""Batches of samples: in which order, for which process, and from where on in an epoch that was interrupted."""
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,23 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from attnzoo.emotion.clips import Batch, Clips, Epochs, collate
-from attnzoo.emotion.datasets import Video
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.experiment import Experiment
+from attnzoo.emotion.samples import Epochs, Reader, collate
 
 
 class Loaded(NamedTuple):
-    """What came of the videos of a batch.
+    """What came of the samples of a batch.
 
     Attributes:
-        keys: of the videos in the batch.
+        keys: of the samples in the batch.
         lost: keys of those that could not be read.
-        batch: None if there is nothing in it.
+        batch: their tensors, the labels last; None if there is nothing in it.
     """
 
     keys: tuple[str, ...]
     lost: tuple[str, ...]
-    batch: Batch | None
+    batch: Any
 
 
 class Batches(BatchSampler):
@@ -71,19 +70,18 @@ class Loader(DataLoader[Loaded]):
     """Loads batches; its state, which Lightning puts into checkpoints, is how many of the epoch are done.
 
     Args:
-        clips: what is loaded.
+        reader: of what is loaded.
         batches: in which order.
         workers: processes that load; 0 loads in this one.
         keep: whether they live on after an epoch.
 
-    >>> from attnzoo.emotion.recipe import Audio, Clip
-    >>> loader = Loader(Clips([], Clip(), Audio()), Batches([], 4))
+    >>> loader = Loader(Reader([]), Batches([], 4))
     >>> list(loader), loader.state_dict()
     ([], {'done': 0})
     """
 
-    def __init__(self, clips: Clips, batches: Batches, workers: int = 0, keep: bool = False) -> None:
-        keyed: Any = _Keyed(clips)  # whose samples become `Loaded` together
+    def __init__(self, reader: Reader, batches: Batches, workers: int = 0, keep: bool = False) -> None:
+        keyed: Any = _Keyed(reader)  # whose samples become `Loaded` together
         super().__init__(
             keyed,
             batch_sampler=batches,
@@ -93,7 +91,7 @@ class Loader(DataLoader[Loaded]):
             worker_init_fn=ignore_interrupts,
             persistent_workers=keep and workers > 0,
         )
-        self.videos = clips.videos
+        self.samples = reader.samples
         self.batches = batches
         self.done = 0
 
@@ -113,18 +111,18 @@ class Loader(DataLoader[Loaded]):
         self.batches.skip = state["done"]
 
 
-class _Keyed(Dataset[tuple[str, Batch | None]]):
-    def __init__(self, clips: Clips) -> None:
-        self.clips = clips
+class _Keyed(Dataset[tuple[str, Any]]):
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.reader)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[str, Batch | None]:
-        return self.clips.videos[item[1] if isinstance(item, tuple) else item].key, self.clips[item]
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[str, Any]:
+        return self.reader.samples[item[1] if isinstance(item, tuple) else item].key, self.reader[item]
 
 
-def _load(samples: Sequence[tuple[str, Batch | None]]) -> Loaded:
+def _load(samples: Sequence[tuple[str, Any]]) -> Loaded:
     return Loaded(
         keys=tuple(key for key, sample in samples if sample is not None),
         lost=tuple(key for key, sample in samples if sample is None),
@@ -137,62 +135,49 @@ def ignore_interrupts(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def clips(videos: Sequence[Video], recipe: Recipe, seed: int | None = None) -> Clips:
-    """What the model of a recipe sees of videos.
-
-    Args:
-        videos: the videos.
-        recipe: of the model.
-        seed: of windows and crops in training; None for evaluation.
-
-    >>> len(clips([], Recipe(name="mine")))
-    0
-    """
-    return Clips(videos, recipe.clip, recipe.audio, seed, recipe.data.damaged, recipe.training.views)
-
-
-def training_loader(clips: Clips, recipe: Recipe, rank: int = 0, world: int = 1) -> Loader:
+def training_loader(reader: Reader, recipe: Experiment, rank: int = 0, world: int = 1) -> Loader:
     """Batches in an order of their own in each epoch.
 
     Args:
-        clips: for training.
+        reader: of the samples for training.
         recipe: of the training.
         rank: of this process.
         world: number of processes.
 
-    >>> recipe = Recipe(name="mine")
-    >>> len(training_loader(clips([], recipe, seed=0), recipe))
+    >>> len(training_loader(Reader([]), Experiment(name="mine", model=None, task="video")))
     0
     """
     training = recipe.training
-    batches = Batches(Epochs(len(clips), training.seed), training.batch, rank, world)
-    return Loader(clips, batches, training.workers, keep=True)
+    batches = Batches(Epochs(len(reader), training.seed), training.batch, rank, world)
+    return Loader(reader, batches, training.workers, keep=True)
 
 
-def evaluation_loader(clips: Clips, recipe: Recipe, rank: int = 0, world: int = 1) -> Loader:
-    """Batches in the order of the videos.
+def evaluation_loader(reader: Reader, recipe: Experiment, rank: int = 0, world: int = 1) -> Loader:
+    """Batches in the order of the samples.
 
     Args:
-        clips: for validation or test.
+        reader: of the samples for validation or test.
         recipe: of the training.
         rank: of this process.
         world: number of processes.
 
-    >>> recipe = Recipe(name="mine")
-    >>> len(evaluation_loader(clips([], recipe), recipe))
+    >>> len(evaluation_loader(Reader([]), Experiment(name="mine", model=None, task="video")))
     0
     """
-    return Loader(clips, Batches(range(len(clips)), recipe.training.batch, rank, world), recipe.training.workers)
+    return Loader(reader, Batches(range(len(reader)), recipe.training.batch, rank, world), recipe.training.workers)
 
 
 @contextmanager
-def loading_told() -> Iterator[None]:
-    """Say in one line what happened in a process that loads videos: what it raised, or that it is gone.
+def loading_told(samples: str) -> Iterator[None]:
+    """Say in one line what happened in a process that loads samples: what it raised, or that it is gone.
+
+    Args:
+        samples: what they are called.
 
     Raises:
         ValueError: that line.
 
-    >>> with loading_told():
+    >>> with loading_told("videos"):
     ...     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     Traceback (most recent call last):
     ValueError: a process that loads videos died (DataLoader worker (pid 7) is killed by signal: Killed), most ...
@@ -206,6 +191,6 @@ def loading_told() -> Iterator[None]:
         if not said.startswith("DataLoader worker (pid"):
             raise
         raise ValueError(
-            f"a process that loads videos died ({' '.join(said.split()).rstrip('.')}), most often for want of memory; "
-            "fewer of them may do, with training.workers"
+            f"a process that loads {samples} died ({' '.join(said.split()).rstrip('.')}), most often for want of "
+            "memory; fewer of them may do, with training.workers"
         ) from None

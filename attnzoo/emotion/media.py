@@ -13,16 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from attnzoo.emotion.decoding import MAX_PIXELS, decode, frames, jpeg, open_media, packets, pictures, video_stream
+from attnzoo.emotion.samples import Damaged as Damaged  # which belongs to what reads here
 
 MAX_SECONDS = 7200
 MAX_FRAMES = 2**20  # two hours at 145 a second
 
 # What FFmpeg reads with the same formats as films and only its one frame gives away: GIF, and the brands of AVIF, HEIF.
 _MAYBE_STILL = {"gif", "apng", "webp", "avif", "mif1", "heic", "heix"}
-
-
-class Damaged(ValueError):
-    """A video that cannot be read, or no longer: one line with the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ def read_index(path: Path) -> Index:
 
     >>> read_index(Path("nowhere.mp4"))
     Traceback (most recent call last):
-    attnzoo.emotion.media.Damaged: nowhere.mp4: not a readable video (No such file or directory)
+    attnzoo.emotion.samples.Damaged: nowhere.mp4: not a readable video (No such file or directory)
     """
     try:
         with open_media(path) as container:
@@ -180,7 +177,7 @@ def read_frame_folder(path: Path, sound: Path | None, fps: float = 30.0) -> Inde
 
     >>> read_frame_folder(Path("nowhere"), None)
     Traceback (most recent call last):
-    attnzoo.emotion.media.Damaged: nowhere: no folder of frames
+    attnzoo.emotion.samples.Damaged: nowhere: no folder of frames
     """
     if not path.is_dir():
         raise Damaged(f"{path}: no folder of frames")

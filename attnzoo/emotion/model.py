@@ -2,22 +2,18 @@
 
 import warnings
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnzoo.backbones import create_backbone
 from attnzoo.emotion.fusion import create as create_fusion
 from attnzoo.emotion.inputs import Audio, Clip
+from attnzoo.emotion.networks import MISFIT, create_network, freeze
 from attnzoo.emotion.recipe import Attention, Model, Recipe, Stream, StreamName
-from attnzoo.inject import attn_parameters
-
-# What comes of settings that nobody has checked, from the depths of PyTorch.
-_MISFIT = (TypeError, RuntimeError, ArithmeticError, LookupError)
+from attnzoo.emotion.tasks import Classifier
 
 
-class AudioVisualModel(nn.Module):
+class AudioVisualModel(Classifier):
     """Section 3.1 of the paper with the attention of your choice.
 
     Args:
@@ -43,21 +39,21 @@ class AudioVisualModel(nn.Module):
         scale = settings.visual.normalisation
         self.register_buffer("mean", torch.tensor(scale.mean).reshape(3, 1, 1, 1))
         self.register_buffer("std", torch.tensor(scale.std).reshape(3, 1, 1, 1))
-        self.visual = _backbone(settings.visual, settings.attention("visual"), "visual", in_channels=3)
+        self.visual = _backbone(settings.visual, settings.attention("visual"), "visual")
         # Cepstral coefficients differ in scale by orders of magnitude: each is normalised on its own. A frozen stream
         # learns no statistics of them and takes those of each video (cepstral mean and variance normalisation).
         frozen = settings.audio.freeze == "all"
         self.sound_norm = (nn.InstanceNorm2d if frozen else nn.BatchNorm2d)(sound.coefficients)
-        self.audio = _backbone(settings.audio, settings.attention("audio"), "audio", in_channels=1)
+        self.audio = _backbone(settings.audio, settings.attention("audio"), "audio")
         self.project_visual = _projection(self.visual, settings.width)
         self.project_audio = _projection(self.audio, settings.width)
         fusion = settings.fusion
         self.fusion = create_fusion(fusion.name, settings.width, clip.segments, **fusion.options)
         self.dropout = nn.Dropout(settings.dropout)
         self.classifier = nn.Linear(self.fusion.out_features, classes)
-        self._frozen = (
-            *(f"visual.{path}" for path in _freeze(self.visual, settings.visual.freeze)),
-            *(f"audio.{path}" for path in _freeze(self.audio, settings.audio.freeze)),
+        self.frozen = (
+            *(f"visual.{path}" for path in freeze(self.visual, settings.visual.freeze)),
+            *(f"audio.{path}" for path in freeze(self.audio, settings.audio.freeze)),
         )
 
     def forward(self, frames: Tensor, sound: Tensor, heard: Tensor | None = None) -> Tensor:
@@ -112,13 +108,6 @@ class AudioVisualModel(nn.Module):
         audio: Tensor = self.project_audio(sound if sound.ndim == 3 else self.audio_features(sound))
         return audio
 
-    def train(self, mode: bool = True) -> "AudioVisualModel":
-        """As nn.Module.train, but frozen parts stay in eval mode, or their running statistics would drift."""
-        super().train(mode)
-        for path in self._frozen:
-            self.get_submodule(path).eval()
-        return self
-
 
 def check(recipe: Recipe) -> None:
     """Refuse settings that make no model, or one that does not take the clips, without the cost of a real model.
@@ -142,73 +131,28 @@ def check(recipe: Recipe) -> None:
                 torch.empty(1, clip.segments, 3, clip.frames, clip.size, clip.size),
                 torch.empty(1, clip.segments, 1, sound.coefficients, sound.width),
             )
-        except _MISFIT as error:
+        except MISFIT as error:
             raise ValueError(
                 f"the model of recipe {recipe.name} does not take its clips (frames={clip.frames}, size={clip.size}, "
                 f"coefficients={sound.coefficients}, width={sound.width}): {str(error).splitlines()[0]}"
             ) from error
 
 
-def _backbone(stream: Stream, attn: Attention | None, name: StreamName, in_channels: int) -> nn.Module:
-    placement: dict[str, Any] = {}
-    if attn is not None:
-        placement = {
-            "attn": attn.name,
-            "stages": attn.stages,
-            "site": attn.site,
-            "identity": attn.identity,
-            "spatial_dims": None if attn.dims == 3 else 2,
-            "attn_options": attn.options,
-        }
-    try:
-        network = create_backbone(
-            stream.backbone,
-            num_classes=0,
-            in_channels=in_channels,
-            pretrained=stream.pretrained,
-            weights=stream.weights,
-            inflate=stream.inflate,
-            **placement,
-            **stream.options,
-        )
-    except _MISFIT as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"model.{name}: {stream.backbone} with options {stream.options}: {reason}") from error
-    dims, example = {"visual": (3, "resnet3d/18"), "audio": (2, "timm/resnet18")}[name]
-    found = 3 if any(isinstance(module, nn.Conv3d) for module in network.modules()) else 2
-    if found != dims:
-        raise ValueError(
-            f"model.{name}.backbone = {stream.backbone!r} is a {found}D network; give a {dims}D one, as in {example}"
-        )
-    return network
+def _backbone(stream: Stream, attn: Attention | None, name: StreamName) -> nn.Module:
+    dims, in_channels = {"visual": (3, 3), "audio": (2, 1)}[name]
+    folded = 2 if attn is not None and attn.dims == 2 else None
+    return create_network(
+        f"model.{name}",
+        stream,
+        attn,
+        dims,
+        in_channels=in_channels,
+        inflate=stream.inflate,
+        spatial_dims=folded,
+    )
 
 
 def _projection(backbone: nn.Module, width: int) -> nn.Module:
     features = backbone.num_features
     assert isinstance(features, int)
     return nn.Identity() if features == width else nn.Linear(features, width)
-
-
-def _freeze(backbone: nn.Module, last: int | str | None) -> list[str]:
-    """Stop training children 0 to `last` or "all", but for attention in them; the modules to keep in eval mode.
-
-    No graph is recorded of what neither is trained nor follows on something that is, so that up to the first attention
-    nothing is kept for the backward pass, as under no_grad; and who asks for the gradient of the frames still gets it.
-    """
-    names = [name for name, _ in backbone.named_children()]
-    if last is None:
-        return []
-    if isinstance(last, str):
-        last = len(names) - 1
-    if last >= len(names):
-        there = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-        raise ValueError(f"freeze={last} is beyond the last child of the backbone; it has {there}")
-    attention = {id(p) for p in attn_parameters(backbone)}
-    frozen = []
-    for name in names[: last + 1]:
-        child = backbone.get_submodule(name)
-        for parameter in child.parameters():
-            parameter.requires_grad = id(parameter) in attention
-        modules = child.named_modules(prefix=name)
-        frozen += [path for path, module in modules if not any(p.requires_grad for p in module.parameters())]
-    return frozen

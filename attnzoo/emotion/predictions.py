@@ -1,4 +1,4 @@
-"""What a model says of videos."""
+"""What a model says of samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,21 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from attnzoo.emotion.datasets import Video
-from attnzoo.emotion.features import cached
-from attnzoo.emotion.loading import clips, evaluation_loader, loading_told
-from attnzoo.emotion.model import AudioVisualModel
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.experiment import Experiment
+from attnzoo.emotion.loading import evaluation_loader, loading_told
+from attnzoo.emotion.samples import Sample
+from attnzoo.emotion.tasks import Classifier, of_samples, spec
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one video.
+    """What the model says of one sample.
 
     Attributes:
         key: "class/file name", or the path.
-        probabilities: of the classes, for the whole video.
-        timeline: of the classes for each segment, (T, classes).
+        probabilities: of the classes, for a video as a whole.
+        timeline: of the classes for each segment of a video, (T, classes); () for an image.
         label: index of the true class, if known.
 
     >>> Prediction("joy/a.mp4", (0.2, 0.8), ((0.1, 0.9), (0.3, 0.7))).predicted
@@ -51,52 +50,48 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
 
 
 def score(
-    model: AudioVisualModel,
-    recipe: Recipe,
-    videos: Sequence[Video],
+    model: Classifier,
+    recipe: Experiment,
+    samples: Sequence[Sample],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """What the model says of videos, from centred windows; it works on the accelerator if there is one.
+    """What the model says of samples as it sees them in evaluation; it works on the accelerator if there is one.
 
     Args:
         model: in eval mode.
         recipe: with which it was trained.
-        videos: the videos; one that cannot be read stops the evaluation or is left out, as the recipe says.
-        progress: called with the number of videos done and of all.
+        samples: the samples; one that cannot be read stops the evaluation or is left out, as the recipe says.
+        progress: called with the number of samples done and of all.
 
     Raises:
-        ValueError: none of the videos can be read.
+        ValueError: none of the samples can be read.
 
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
     >>> recipe = Recipe.model_validate({"name": "mine", "model": settings, "training": {"workers": 0}})
-    >>> score(AudioVisualModel(recipe.model, recipe.clip, recipe.audio, 2).eval(), recipe, [])
+    >>> score(spec("video").create(recipe, 2).eval(), recipe, [])
     []
     """
     home = next(model.parameters()).device
     device = torch.accelerator.current_accelerator(check_available=True) or home
     predictions: list[Prediction] = []
     done = 0
-    with torch.inference_mode(), loading_told():
-        loader = evaluation_loader(cached(clips(videos, recipe), model, recipe), recipe)
+    with torch.inference_mode(), loading_told(f"{recipe.task}s"):
+        loader = evaluation_loader(spec(recipe.task).reader(samples, recipe, None, model, None), recipe)
         model.to(device)
         for loaded in loader:
             done += len(loaded.keys) + len(loaded.lost)
             if progress:
-                progress(done, len(videos))
+                progress(done, len(samples))
             if loaded.batch is None:
                 continue
-            frames, sound, heard, labels = loaded.batch
-            logits = model(frames.to(device), sound.to(device), heard.to(device))
-            for key, segments, label in zip(loaded.keys, logits.cpu(), labels, strict=True):
-                predictions.append(
-                    Prediction(
-                        key=key,
-                        probabilities=tuple(segments.mean(0).softmax(0).tolist()),
-                        timeline=tuple(tuple(s) for s in segments.softmax(1).tolist()),
-                        label=int(label),
-                    )
-                )
+            *inputs, labels = loaded.batch
+            logits = model(*(values.to(device) for values in inputs)).cpu()
+            probabilities = of_samples(logits).softmax(-1).tolist()
+            timelines = logits.softmax(-1).tolist() if logits.ndim == 3 else [()] * len(labels)
+            for key, shares, segments, label in zip(loaded.keys, probabilities, timelines, labels, strict=True):
+                predictions.append(Prediction(key, tuple(shares), tuple(map(tuple, segments)), int(label)))
     model.to(home)
-    if videos and not predictions:
-        raise ValueError(f"none of the {len(videos)} videos can be read")
+    if samples and not predictions:
+        raise ValueError(f"none of the {len(samples)} {recipe.task}s can be read")
     return predictions

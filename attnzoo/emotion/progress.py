@@ -37,16 +37,18 @@ class Bar(pl.Callback):
         console: where it is shown; without a terminal behind it only the lines are.
         title: what stands before each line.
         epochs: how many there will be.
+        sample: what one is called.
 
     >>> bar = Bar(Console(width=100), "mpe seed 0", epochs=2)
     >>> bar.line({"epoch": 1, "loss": 1.5, "train_accuracy": 0.25, "seconds": 12.0})
     mpe seed 0 epoch 1/2: loss 1.500, training accuracy 25.0% (12 s)
     """
 
-    def __init__(self, console: Console, title: str, epochs: int) -> None:
+    def __init__(self, console: Console, title: str, epochs: int, sample: str = "video") -> None:
         self.console = console
         self.title = title
         self.epochs = epochs
+        self.sample = sample
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         self.bar = Progress(
             *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
@@ -68,7 +70,7 @@ class Bar(pl.Callback):
         """
         val = f", validation {epoch['val_accuracy']:.1%}" if "val_accuracy" in epoch else ""
         count = int(epoch.get("lost", 0))
-        lost = f", {count} video{'s' * (count > 1)} could not be read" if count else ""
+        lost = f", {count} {self.sample}{'s' * (count > 1)} could not be read" if count else ""
         self.console.print(
             f"{self.title} epoch {epoch['epoch']:.0f}/{self.epochs}: loss {epoch['loss']:.3f}, "
             f"training accuracy {epoch['train_accuracy']:.1%}{val}{lost} ({epoch['seconds']:.0f} s)",

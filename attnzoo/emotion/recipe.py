@@ -1,7 +1,6 @@
 """The settings of a training, as people write them in YAML; the defaults are the paper's (section 4.2)."""
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,109 +8,50 @@ from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, m
 
 from attnzoo.backbones.weights import shortcut_of
 from attnzoo.emotion import fusion
+from attnzoo.emotion.experiment import Division, Experiment, Placement, named
 from attnzoo.emotion.inputs import Audio, Clip
-from attnzoo.emotion.optimisation import Training
-from attnzoo.emotion.protocols import check_fold
-from attnzoo.recipes import Count, Part, Positive, PositiveCount, Share
-from attnzoo.registry import check_options, spec
+from attnzoo.recipes import Part, Positive, PositiveCount, Share
+from attnzoo.registry import check_options
 
 
-class Data(Part):
+class Data(Division):
     """Where the videos are and how they are divided.
 
     Attributes:
-        root: a folder with one sub-folder of videos per class, or in another layout.
         layout: how the videos lie there, see `attnzoo.emotion.readers.list_videos`.
         annotations: published splits or a list of files, a path from here or from the root.
         fps: of folders of frames, 1/s. If None, told by the length of the sound; 30 without.
-        damaged: whether the files that cannot be used are skipped, or the first of them stops the reading.
-        protocol: a name of `attnzoo.emotion.protocols.list_protocols()`; None: one random split by class.
-        fold: of the protocol, from 0.
-        test_fraction: share of each class kept for test in the random split.
-        val_fraction: for choosing the epoch, a share of each class, its test videos counted, is taken from training;
-            0: the last epoch is taken.
-        split_seed: of the division.
 
     >>> Data(protocol="kfold(5)", fold=4).test_fraction
     0.3333333333333333
     """
 
-    root: Path | None = None
     layout: Literal["auto", "folders", "frames", "ravdess", "cremad", "list"] = "auto"
     annotations: Path | None = None
     fps: Positive | None = None
-    damaged: Literal["skip", "stop"] = "skip"
-    protocol: str | None = None
-    fold: Count = 0
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 3
-    val_fraction: Share = 0.1
-    split_seed: Count = 0
-
-    @model_validator(mode="after")
-    def _known(self) -> "Data":
-        check_fold(self.protocol, self.fold)
-        return self
-
-
-# Where the videos lie and how they are found: which ones they are, their fingerprint says.
-WHERE = frozenset({"root", "layout", "annotations", "damaged"})
 
 
 StreamName = Literal["visual", "audio"]
 
 
-class Attention(Part):
+class Attention(Placement):
     """Attention in both streams or in one; in YAML a bare name will do.
 
     Attributes:
-        name: a name of `attnzoo.list_modules()`, or "none".
-        stages: of the ResNet.
-        site: in the block; None for the module's own.
-        identity: whether it starts as an exact identity.
-        options: the module's own.
         streams: which ResNets get it.
         dims: in the visual ResNet, 3 attends jointly in space and time, 2 in each frame on its own (frame-folded).
-        label: what it is called in tables; its name if None.
 
     >>> Attention(name="mpe", options={"groups": 4}, streams=["visual"]).stages
     (1, 2, 3, 4)
     """
 
-    name: str
-    stages: tuple[PositiveCount, ...] = (1, 2, 3, 4)
-    site: Literal["out", "mid", "conv", "stage"] | None = None
-    identity: bool = False
-    options: dict[str, Any] = Field(default_factory=dict)
     streams: tuple[StreamName, ...] = ("visual", "audio")
     dims: Literal[2, 3] = 3
-    label: str | None = None
-
-    @property
-    def title(self) -> str:
-        """What it is called in tables.
-
-        >>> Attention(name="mpe").title
-        'mpe'
-        """
-        return self.label or self.name
-
-    @model_validator(mode="after")
-    def _known(self) -> "Attention":
-        try:
-            if self.name != "none":
-                check_options(spec(self.name), self.options)
-        except TypeError as error:
-            raise ValueError(str(error)) from None  # pydantic names the field of a ValueError alone
-        return self
 
 
-def _name(value: Any) -> Any:
-    return {"name": value or "none"} if value is None or isinstance(value, str) else value
-
-
-AttentionField = Annotated[Attention, BeforeValidator(_name)]
+AttentionField = Annotated[Attention, BeforeValidator(named)]
 # Here null is not the attention "none".
-OwnAttentionField = Annotated[Attention | None, BeforeValidator(lambda value: None if value is None else _name(value))]
+OwnAttentionField = Annotated[Attention | None, BeforeValidator(lambda value: None if value is None else named(value))]
 
 
 class Fusion(Part):
@@ -140,7 +80,7 @@ class Fusion(Part):
 # Written as the bare name where it says all, as in the checkpoints and boards from before there were options.
 FusionField = Annotated[
     Fusion,
-    BeforeValidator(_name),
+    BeforeValidator(named),
     PlainSerializer(lambda f: {"name": f.name, "options": f.options} if f.options else f.name),
 ]
 
@@ -190,6 +130,9 @@ def _last(value: Any) -> Any:
     return value
 
 
+Freeze = Annotated[int | Literal["all"] | None, BeforeValidator(_last)]
+
+
 class Stream(Part):
     """One ResNet.
 
@@ -215,7 +158,7 @@ class Stream(Part):
     weights: Path | None = None
     inflate: str | None = None
     normalisation: NormalisationField = NORMALISATIONS["half"]
-    freeze: Annotated[int | Literal["all"] | None, BeforeValidator(_last)] = None
+    freeze: Freeze = None
 
     @model_validator(mode="after")
     def _shortcut(self) -> "Stream":
@@ -290,25 +233,15 @@ class Model(Part):
         return self.model_copy(update=streams)
 
 
-class Recipe(Part):
-    """All settings of one training.
+class Recipe(Experiment):
+    """All settings of one training on videos.
 
     >>> Recipe(name="mine", model={"attn": "mpe"}).model.attn.name
     'mpe'
     """
 
-    name: str
+    task: Literal["video"] = "video"
     data: Data = Data()
     clip: Clip = Clip()
     audio: Audio = Audio()
     model: Model = Model()
-    training: Training = Training()
-
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(
-                "it names a folder: letters, digits, '.', '_' and '-', with no '.' or '-' at the beginning"
-            )
-        return name

@@ -113,7 +113,7 @@ def synthesise(
     arguments = {"classes": list(classes), "per_class": per_class, "seconds": seconds, "fps": fps}
     arguments |= {"width": width, "height": height, "cues": used, "seed": seed}
     root = Path(root)
-    _claim(root, arguments)
+    claim_folder(root, arguments, "clips")
 
     clips = []
     for label, (name, on) in enumerate(table.items()):
@@ -124,7 +124,7 @@ def synthesise(
             path = root / name / f"{name}_{index:04d}.mp4"
             puppet = Puppet(shown, round(seconds * fps), fps, width, height, (seed, label, index))
             clips.append(_Clip(path, puppet))
-    _write_text(root / "truth.jsonl", "".join(json.dumps(clip.truth()) + "\n" for clip in clips))
+    write_text(root / "truth.jsonl", "".join(json.dumps(clip.truth()) + "\n" for clip in clips))
 
     missing = [clip for clip in clips if not clip.path.exists()]
     for done, _ in enumerate(_write_all(missing, workers), start=len(clips) - len(missing) + 1):
@@ -142,8 +142,24 @@ def _check(**values: float) -> None:
             raise ValueError(f"{name} = {value}: H.264 in yuv420p needs an even number; give {value + 1}")
 
 
-def _claim(root: Path, arguments: dict[str, Any]) -> None:
-    """Make `root` the folder of the data set with these arguments, or refuse it."""
+def claim_folder(root: Path, arguments: dict[str, Any], samples: str) -> None:
+    """Make `root` the folder of the data set with these arguments, or refuse it.
+
+    Args:
+        root: new, empty, or with a `synth.json` of the same arguments.
+        arguments: of the data set.
+        samples: what is in it.
+
+    Raises:
+        ValueError: it holds something else.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     claim_folder(Path(folder), {"seed": 0}, "clips")
+    ...     claim_folder(Path(folder), {"seed": 1}, "clips")
+    Traceback (most recent call last):
+    ValueError: /... holds clips with seed = 0, not 1: give another folder or its arguments
+    """
     record = root / "synth.json"
     if record.exists():
         found = json.loads(record.read_text())
@@ -151,15 +167,31 @@ def _claim(root: Path, arguments: dict[str, Any]) -> None:
             f"{key} = {found.get(key)}, not {arguments[key]}" for key in arguments if found.get(key) != arguments[key]
         ]
         if differing:
-            raise ValueError(f"{root} holds clips with {'; '.join(differing)}: give another folder or its arguments")
+            raise ValueError(
+                f"{root} holds {samples} with {'; '.join(differing)}: give another folder or its arguments"
+            )
         return
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} holds other things than synthetic clips (no synth.json): give a new or empty folder")
+        raise ValueError(
+            f"{root} holds other things than synthetic {samples} (no synth.json): give a new or empty folder"
+        )
     root.mkdir(parents=True, exist_ok=True)
-    _write_text(record, json.dumps(arguments, indent=2) + "\n")
+    write_text(record, json.dumps(arguments, indent=2) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: of the file, whose folder there is.
+        text: its content.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(Path(folder) / "a.txt", "a")
+    ...     (Path(folder) / "a.txt").read_text()
+    'a'
+    """
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)

@@ -1,4 +1,4 @@
-"""The audio-visual model under training, for Lightning."""
+"""A model under training, for Lightning."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,29 +10,29 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from attnzoo.emotion.checkpoints import LAST, MARK
+from attnzoo.emotion.experiment import Experiment
 from attnzoo.emotion.loading import Loaded, Loader
 from attnzoo.emotion.losses import create_loss
 from attnzoo.emotion.mixed import PaddedFirst
-from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.optimisation import create_optimizer, rate
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.tasks import Classifier, of_samples, spec
 
 Report = Callable[[Sequence[Mapping[str, float]]], None]
-Passes = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+Passes = Callable[..., Sequence[Tensor]]
 
 
 @dataclass(slots=True)
 class Sums:
-    """Over the videos of an epoch, those of all processes.
+    """Over the samples of an epoch, those of all processes.
 
     Attributes:
-        loss: of the videos.
+        loss: of the samples.
         right: how many are classified right.
-        videos: how many there were.
+        samples: how many there were.
         lost: how many could not be read.
 
     >>> sums = Sums()
@@ -43,30 +43,30 @@ class Sums:
 
     loss: float = 0.0
     right: float = 0.0
-    videos: float = 0.0
+    samples: float = 0.0
     lost: float = 0.0
 
-    def add(self, loss: float, right: float, videos: float, lost: float) -> None:
-        """Count further videos."""
+    def add(self, loss: float, right: float, samples: float, lost: float) -> None:
+        """Count further samples."""
         self.loss += loss
         self.right += right
-        self.videos += videos
+        self.samples += samples
         self.lost += lost
 
     def means(self) -> tuple[float, float]:
         """Loss and accuracy."""
-        return self.loss / max(self.videos, 1), self.right / max(self.videos, 1)
+        return self.loss / max(self.samples, 1), self.right / max(self.samples, 1)
 
 
 class Task(pl.LightningModule):
-    """The recipe's loss on the mean of the segments' logits, its optimiser, and the figures of each epoch.
+    """The recipe's loss on the logits of each sample, its optimiser, and the figures of each epoch.
 
     Every step draws its own random numbers from the seed and its place in the training, and whatever is summed up over
     an epoch is in the checkpoint: a training that goes on from any step ends as if it had not been interrupted.
 
-    In several processes each takes a part of every batch, and the gradient is the mean over all videos of the batch, as
-    in one process; batch norms that are trained see the statistics of the whole batch on GPUs (they are synchronised),
-    of the process's own part on CPUs.
+    In several processes each takes a part of every batch, and the gradient is the mean over all samples of the batch,
+    as in one process; batch norms that are trained see the statistics of the whole batch on GPUs (they are
+    synchronised), of the process's own part on CPUs.
 
     Args:
         recipe: all settings.
@@ -80,6 +80,7 @@ class Task(pl.LightningModule):
         history: the figures of the epochs that are done.
         step_loss: of the last batch.
 
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> recipe = Recipe.model_validate({"name": "mine", "model": {"visual": {"backbone": "resnet3d/10"}}})
     >>> with torch.device("meta"):
     ...     Task(recipe, ["calm", "joy"]).model.classifier
@@ -88,7 +89,7 @@ class Task(pl.LightningModule):
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Experiment,
         classes: Sequence[str],
         about: Mapping[str, Any] | None = None,
         batches: int = 1,
@@ -98,7 +99,7 @@ class Task(pl.LightningModule):
         self.recipe = recipe
         self.about = dict(about or {})
         self.batches = batches
-        self.model = AudioVisualModel(recipe.model, recipe.clip, recipe.audio, len(classes))
+        self.model = spec(recipe.task).create(recipe, len(classes))
         if recipe.training.precision != "32":
             _channels_last(self.model)
         self.average: AveragedModel | None = None
@@ -116,10 +117,10 @@ class Task(pl.LightningModule):
         self.train()  # or frozen parts would not be in eval mode before the first validation
 
     @property
-    def best(self) -> AudioVisualModel:
+    def best(self) -> Classifier:
         """What is validated and kept: the model, or its moving average."""
         model = self.model if self.average is None else self.average.module
-        assert isinstance(model, AudioVisualModel)
+        assert isinstance(model, Classifier)
         return model
 
     def on_train_start(self) -> None:
@@ -131,28 +132,27 @@ class Task(pl.LightningModule):
         torch.manual_seed(int(draws.generate_state(1, np.uint64)[0]))
         with PaddedFirst() if training.precision == "bf16" and self.device.type == "cpu" else nullcontext():
             loss, right, count = self.batch_loss(loaded, self.model.passes)
-        loss_sum, right_sum, videos, lost = self._of_all(loss.detach() * count, right, count, len(loaded.lost))
-        self._seen.add(loss_sum, right_sum, videos, lost)
-        self.step_loss = loss_sum / max(videos, 1)
+        loss_sum, right_sum, samples, lost = self._of_all(loss.detach() * count, right, count, len(loaded.lost))
+        self._seen.add(loss_sum, right_sum, samples, lost)
+        self.step_loss = loss_sum / max(samples, 1)
         if not np.isfinite(self.step_loss):
             raise self.diverged(f"the loss is {self.step_loss}", number)
         # The gradient is a mean over processes, whose parts of a batch may differ in size; and Lightning divides by
         # `accumulate`, also where fewer batches are left at the end of an epoch.
         left = self.batches - number // training.accumulate * training.accumulate
-        return loss * (count * world / max(videos, 1)) * (training.accumulate / min(training.accumulate, left))
+        return loss * (count * world / max(samples, 1)) * (training.accumulate / min(training.accumulate, left))
 
     def batch_loss(self, loaded: Loaded, passes: Passes) -> tuple[Tensor, Tensor, int]:
-        """Mean loss of a batch, how many of its videos are classified right, and how many there are.
+        """Mean loss of a batch, how many of its samples are classified right, and how many there are.
 
         Args:
             loaded: the batch.
-            passes: frames, sound, heard -> logits (B, T, classes), several where segments are erased; the first counts
-                for what is right.
+            passes: inputs -> logits, see `Classifier.passes`.
         """
         if loaded.batch is None:
             return self._nothing(), torch.zeros((), device=self.device), 0
         *inputs, labels = loaded.batch
-        scores = [logits.mean(1) for logits in passes(*inputs)]
+        scores = [of_samples(logits) for logits in passes(*inputs)]
         loss = torch.stack([self.loss(logits, labels) for logits in scores]).mean()
         return loss, (scores[0].argmax(1) == labels).sum(), len(labels)
 
@@ -185,12 +185,12 @@ class Task(pl.LightningModule):
         """
         loader: Any = self.trainer.train_dataloader
         assert isinstance(loader, Loader)
-        videos = ", ".join(loader.videos[i].key for _, i in loader.batches.whole(number))
+        keys = ", ".join(loader.samples[i].key for _, i in loader.batches.whole(number))
         last = Path(self.trainer.default_root_dir) / LAST
         kept = f"{last} is the last good checkpoint" if last.exists() else "no checkpoint was written before it"
         return ValueError(
-            f"{what} at step {number + 1} of epoch {self.current_epoch + 1}, videos {videos}; {kept}, but only other "
-            f"settings will help, as a training.lr below {self.recipe.training.lr}"
+            f"{what} at step {number + 1} of epoch {self.current_epoch + 1}, {self.recipe.task}s {keys}; {kept}, "
+            f"but only other settings will help, as a training.lr below {self.recipe.training.lr}"
         )
 
     def check_finite(self, number: int) -> None:
@@ -215,7 +215,7 @@ class Task(pl.LightningModule):
             "seconds": self._seconds,
         }
         validated = Sums(*self._of_all(*astuple(self._validated)))
-        if validated.videos:
+        if validated.samples:
             epoch["val_loss"], epoch["val_accuracy"] = validated.means()
         if lost := self._seen.lost + validated.lost:
             epoch["lost"] = lost
@@ -257,7 +257,7 @@ class Task(pl.LightningModule):
         self.trainer.should_stop = self._patience_is_over()
 
 
-def _channels_last(model: AudioVisualModel) -> None:
+def _channels_last(model: nn.Module) -> None:
     """The layout in which convolutions in mixed precision are fastest."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""Fitting the audio-visual model with Lightning, and what it gives on test videos."""
+"""Fitting a model with Lightning, and what it gives on test samples."""
 
 import logging
 import warnings
@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from rich.console import Console
 
-from attnzoo.emotion import audio
 from attnzoo.emotion.checkpoints import (
     BEST,
     LAST,
@@ -24,21 +22,19 @@ from attnzoo.emotion.checkpoints import (
     read_weights,
     save_model,
 )
-from attnzoo.emotion.clips import Clips
-from attnzoo.emotion.cost import cost_of_video, size_of_video
 from attnzoo.emotion.curves import Curves
-from attnzoo.emotion.datasets import Folder, Video
-from attnzoo.emotion.features import cached
+from attnzoo.emotion.experiment import Experiment
 from attnzoo.emotion.keeping import Keeper, WholeFiles
-from attnzoo.emotion.loading import clips, evaluation_loader, loading_told, training_loader
-from attnzoo.emotion.model import check
+from attnzoo.emotion.loading import evaluation_loader, loading_told, training_loader
 from attnzoo.emotion.optimisation import Training
 from attnzoo.emotion.predictions import Prediction, accuracy, score
 from attnzoo.emotion.processes import layout, rank
 from attnzoo.emotion.progress import Bar, counting
 from attnzoo.emotion.protocols import Split, split
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.samples import DataSet, Reader, Sample
 from attnzoo.emotion.task import Task
+from attnzoo.emotion.tasks import spec
+from attnzoo.profiling import profile
 from attnzoo.profiling.latency import time_forward
 
 for _part in ("pytorch", "fabric"):
@@ -54,14 +50,14 @@ class Outcome:
     Attributes:
         checkpoint: the file with the weights; recipe and classes are in the JSON file beside it.
         classes: their names.
-        predictions: for the test videos.
+        predictions: for the test samples.
         history: loss and accuracies of each epoch.
-        protocol: how the videos were divided and the epoch was chosen.
+        protocol: how the samples were divided and the epoch was chosen.
         params: of the whole model.
-        macs: multiply-accumulates for one video.
+        macs: multiply-accumulates for one sample.
         seconds: of training.
-        bytes: read and written by one forward pass for one video.
-        split: how the videos were divided.
+        bytes: read and written by one forward pass for one sample.
+        split: how the samples were divided.
         latency: of one forward pass for one video on the CPU, s; None where it was not measured.
 
     >>> right = Prediction("a", (0.9, 0.1), (), 0)
@@ -83,18 +79,20 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        """Share of the test videos that are classified right."""
+        """Share of the test samples that are classified right."""
         return accuracy(self.predictions)
 
 
-def train(recipe: Recipe, folder: Folder, out: Path, *, console: Console | None = None, title: str = "") -> Outcome:
-    """Train a model and evaluate it on the test videos; an interrupted training of the same recipe goes on.
+def train(
+    recipe: Experiment, folder: DataSet, out: Path, *, console: Console | None = None, title: str = ""
+) -> Outcome:
+    """Train a model and evaluate it on the test samples; an interrupted training of the same recipe goes on.
 
     Where several processes train (`training.devices`, torchrun), the first one returns and the others end here.
 
     Args:
         recipe: all settings.
-        folder: the videos.
+        folder: the samples.
         out: a folder for checkpoints and curves: `last.ckpt` while it trains, at the end `model.safetensors` with
             `model.json`, which is all that evaluation needs.
         console: where progress is shown; nowhere if None.
@@ -105,10 +103,12 @@ def train(recipe: Recipe, folder: Folder, out: Path, *, console: Console | None 
 
     Raises:
         ValueError: `out` holds a training of another recipe or of other data, the recipe makes no model or does not
-            suit the machine, a video cannot be decoded, a checkpoint cannot be written, a process that loads videos
+            suit the machine, a sample cannot be decoded, a checkpoint cannot be written, a process that loads samples
             dies, or the training diverges: its loss or weights are no longer finite.
         KeyboardInterrupt: interrupted, or ended by SIGTERM; the same call goes on from the last checkpoint in `out`.
 
+    >>> from attnzoo.emotion.datasets import Folder
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> train(Recipe(name="mine"), Folder(Path("videos"), ("calm", "joy"), (), ()), Path("out"))
     Traceback (most recent call last):
     ValueError: class 'calm' of videos has 0 usable videos, too few for training, ...
@@ -121,14 +121,15 @@ def train(recipe: Recipe, folder: Folder, out: Path, *, console: Console | None 
     if not final.exists():
         if recipe.training.patience and not parts.val:
             raise ValueError("training.patience counts epochs by validation; give data.val_fraction more than 0")
-        check(recipe)
+        spec(recipe.task).check(recipe)
         _fit(recipe, folder, parts, out, console, title)
     if rank(recipe.training) > 0:
         raise SystemExit(0)
     for path in (out / BEST, out / LAST):
         path.unlink(missing_ok=True)
     model, about = load_checkpoint(final)
-    cost = cost_of_video(model, recipe)
+    sizes = spec(recipe.task).sizes(recipe)
+    cost = profile(model, sizes, counter="macs", memory=False)
     return Outcome(
         checkpoint=final,
         classes=folder.classes,
@@ -140,16 +141,16 @@ def train(recipe: Recipe, folder: Folder, out: Path, *, console: Console | None 
         seconds=about["history"][-1]["seconds"],
         bytes=cost.bytes_read + cost.bytes_written,
         split=parts,
-        latency=time_forward(model, size_of_video(recipe)),
+        latency=time_forward(model, sizes),
     )
 
 
-def _fit(recipe: Recipe, folder: Folder, parts: Split, out: Path, console: Console | None, title: str) -> None:
+def _fit(recipe: Experiment, folder: DataSet, parts: Split, out: Path, console: Console | None, title: str) -> None:
     """Train up to `model.safetensors`, from `last.ckpt` on if there is one."""
     training = recipe.training
     pl.seed_everything(training.seed, workers=True, verbose=False)
     curves = Curves(out, training.logs)
-    bar = Bar(console, title, training.epochs) if console and rank(training) == 0 else None
+    bar = Bar(console, title, training.epochs, recipe.task) if console and rank(training) == 0 else None
     trainer = pl.Trainer(
         max_epochs=training.epochs,
         accelerator="auto",
@@ -174,21 +175,20 @@ def _fit(recipe: Recipe, folder: Folder, parts: Split, out: Path, console: Conso
             if bar:
                 bar.line(history[-1])
 
-    about = describe(recipe, folder, _protocol(parts))
+    about = describe(recipe, folder, _protocol(parts, f"{recipe.task}s"))
     batches = -(-len(parts.train) // training.batch)
     task = Task(recipe, folder.classes, about, batches, report)
 
-    def shown(videos: Sequence[Video], seed: int | None = None) -> Clips:
+    def shown(samples: Sequence[Sample], seed: int | None = None) -> Reader:
         with counting(console, f"{title} features".lstrip()) as progress:
-            return cached(clips(videos, recipe, seed), task.model, recipe, progress=progress)
+            return spec(recipe.task).reader(samples, recipe, seed, task.model, progress)
 
-    with loading_told():
+    told = f"{recipe.task}s"
+    with loading_told(told):
         train_loader = training_loader(shown(parts.train, training.seed), recipe, *place)
         val_loader = evaluation_loader(shown(parts.val), recipe, *place) if parts.val else None
-    # Loaded once here, and not in every worker: librosa takes a second to import.
-    audio.mfcc(np.ones(recipe.audio.rate, np.float32), recipe.audio.rate)
     last = out / LAST
-    with _threads_beside(training.workers), _lightning_quiet(), loading_told():
+    with _threads_beside(training.workers), _lightning_quiet(), loading_told(told):
         try:
             trainer.fit(task, train_loader, val_loader, ckpt_path=last if last.exists() else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
@@ -200,9 +200,9 @@ def _fit(recipe: Recipe, folder: Folder, parts: Split, out: Path, console: Conso
         save_model(state, {**about, "history": task.history}, out / MODEL)
 
 
-def _protocol(parts: Split) -> str:
+def _protocol(parts: Split, samples: str) -> str:
     chosen = "the epoch with the best validation accuracy" if parts.val else "the last epoch"
-    return f"{parts.protocol}; {chosen}, test videos used once"
+    return f"{parts.protocol}; {chosen}, test {samples} used once"
 
 
 def _processes(training: Training) -> dict[str, Any]:

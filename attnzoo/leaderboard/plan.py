@@ -9,12 +9,11 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from attnzoo.emotion.cost import cost_of_video
-from attnzoo.emotion.datasets import Folder
-from attnzoo.emotion.grid import GridRecipe
-from attnzoo.emotion.model import AudioVisualModel
+from attnzoo.emotion.experiment import Experiment
+from attnzoo.emotion.grid import Gridded
 from attnzoo.emotion.protocols import split
-from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.samples import DataSet
+from attnzoo.emotion.tasks import spec
 from attnzoo.leaderboard.record import run_id
 from attnzoo.leaderboard.run import duration
 from attnzoo.profiling import profile
@@ -31,7 +30,7 @@ class Planned:
         runs: trainings of it.
         finished: how many of them are in the store.
         params: of the model.
-        macs: multiply-accumulates for one video.
+        macs: multiply-accumulates for one sample.
         seconds: estimate for the runs that are left; None without data.
 
     >>> Planned("se", 3, 1, 99, 999, 60.0).runs
@@ -46,27 +45,29 @@ class Planned:
     seconds: float | None
 
 
-def plan(recipe: GridRecipe, folder: Folder | None = None, finished: Sequence[str] = ()) -> list[Planned]:
+def plan(recipe: Gridded, folder: DataSet | None = None, finished: Sequence[str] = ()) -> list[Planned]:
     """The rows of a grid and what they will cost.
 
-    The time of a run is that of its multiply-accumulates, three times for a training video in each epoch and once for a
-    video that is validated or tested, at the speed of the visual network on this machine. Loading,
+    The time of a run is that of its multiply-accumulates, three times for a training sample in each epoch and once for
+    one that is validated or tested, at the speed of the network (of videos the visual one) on this machine. Loading,
     frozen layers and cached features, which make it shorter or longer, are left out.
 
     Args:
         recipe: the grid.
-        folder: the videos.
+        folder: the samples.
         finished: ids of the runs in the store.
 
     Raises:
         ValueError: a row that makes no model.
 
+    >>> from attnzoo.emotion.grid import GridRecipe
     >>> settings = {"visual": {"backbone": "resnet3d/10"}, "audio": {"backbone": "timm/resnet10t"}}
     >>> recipe = GridRecipe(name="mine", model=settings, clip={"segments": 1, "frames": 4, "size": 32})
     >>> [(row.label, row.runs, row.seconds) for row in plan(recipe)]
     [('none', 1, None)]
     """
-    trials: dict[str, list[Recipe]] = {}
+    task = spec(recipe.task)
+    trials: dict[str, list[Experiment]] = {}
     for trial in recipe.trials():
         trials.setdefault(trial.label, []).append(trial.recipe)
     rate = None if folder is None else _seconds_per_mac(recipe)
@@ -74,8 +75,8 @@ def plan(recipe: GridRecipe, folder: Folder | None = None, finished: Sequence[st
     for label, recipes in trials.items():
         first = recipes[0]
         with torch.device("meta"):
-            model = AudioVisualModel(first.model.without_weights(), first.clip, first.audio, 2)
-        cost = cost_of_video(model, first)
+            model = task.create(first.without_weights(), 2)
+        cost = profile(model, task.sizes(first), counter="macs", memory=False)
         left = recipes if folder is None else [one for one in recipes if run_id(one, folder) not in finished]
         seconds = None
         if folder is not None and rate is not None:
@@ -84,32 +85,32 @@ def plan(recipe: GridRecipe, folder: Folder | None = None, finished: Sequence[st
     return rows
 
 
-def _passes(recipe: Recipe, folder: Folder) -> int:
-    """Forward passes of one video that a run takes as long as; a backward pass is two."""
+def _passes(recipe: Experiment, folder: DataSet) -> int:
+    """Forward passes of one sample that a run takes as long as; a backward pass is two."""
     parts = split(folder, recipe.data)
     return recipe.training.epochs * (3 * len(parts.train) + len(parts.val)) + len(parts.test)
 
 
-def _seconds_per_mac(recipe: Recipe) -> float:
-    network = AudioVisualModel(recipe.model.without_weights(), recipe.clip, recipe.audio, 2).visual.eval()
-    one = (1, 3, recipe.clip.frames, recipe.clip.size, recipe.clip.size)
+def _seconds_per_mac(recipe: Experiment) -> float:
+    network, one, most = spec(recipe.task).gauge(recipe)
+    network.eval()
     macs = profile(network, one, counter="macs", memory=False).macs
-    rates, clips = [], 1
-    # Small clips one by one take many times as long as in a batch; large ones need none. Of all passes the quickest,
+    rates, count = [], 1
+    # Small inputs one by one take many times as long as in a batch; large ones need none. Of all passes the quickest,
     # since whatever else the machine does only adds to it.
     with torch.inference_mode():
         while True:
-            frames = torch.rand(clips, *one[1:])
+            inputs = torch.rand(count, *one[1:])
             start = time.perf_counter()
-            network(frames)
+            network(inputs)
             taken = time.perf_counter() - start
-            rates.append(taken / (clips * macs))
-            if len(rates) > 2 and (taken > ENOUGH or clips >= recipe.training.batch * recipe.clip.segments):
+            rates.append(taken / (count * macs))
+            if len(rates) > 2 and (taken > ENOUGH or count >= most):
                 return min(rates)
-            clips = clips if taken > ENOUGH else min(2 * clips, recipe.training.batch * recipe.clip.segments)
+            count = count if taken > ENOUGH else min(2 * count, most)
 
 
-def render(rows: Sequence[Planned], recipe: GridRecipe) -> Group:
+def render(rows: Sequence[Planned], recipe: Gridded) -> Group:
     """For the terminal.
 
     Args:
@@ -118,7 +119,7 @@ def render(rows: Sequence[Planned], recipe: GridRecipe) -> Group:
     """
     table = Table(title=f"{recipe.name}: {sum(row.runs for row in rows)} runs", box=box.SIMPLE)
     table.add_column("row")
-    for name in ("runs", "finished", "params (M)", "MACs of a video (G)", "time left (about)"):
+    for name in ("runs", "finished", "params (M)", f"MACs of one {recipe.task} (G)", "time left (about)"):
         table.add_column(name, justify="right")
     for row in rows:
         cells = (row.runs, row.finished, f"{row.params / 1e6:.3f}", f"{row.macs / 1e9:.3f}", _told(row.seconds))

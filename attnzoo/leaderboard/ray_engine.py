@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from attnzoo.emotion.cluster import ray_cluster
-from attnzoo.emotion.datasets import Folder
 from attnzoo.emotion.run_folder import claim
+from attnzoo.emotion.samples import DataSet
 from attnzoo.leaderboard.run import Ended, Failed, Job, Skipped, attempt
 
 ATTEMPTS = 4  # at a run whose machine or process is lost
@@ -34,7 +34,7 @@ def ray_engine(
         address: of the cluster, see `ray_cluster`.
         cpus: of each run; if None one for it and one for each of its workers, as far as a machine has so many.
         gpus: of each run, may be a part of one; if None 1 where the cluster has any.
-        workers: processes that load videos in each run.
+        workers: processes that load samples in each run.
 
     Raises:
         ImportError: Ray is not installed.
@@ -91,7 +91,7 @@ class RayEngine:
             for machine in _machines(self.ray)
         )
 
-    def run(self, jobs: Iterator[Job], folder: Folder, wait: bool) -> Iterator[tuple[Job, Ended]]:
+    def run(self, jobs: Iterator[Job], folder: DataSet, wait: bool) -> Iterator[tuple[Job, Ended]]:
         """See `Engine`."""
         ray = self.ray
         # Ray's own retries are not told, and without end where memory runs out.
@@ -132,12 +132,12 @@ class RayEngine:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def work(job: Job, folder: Folder, wait: bool, cpus: int, code: str, cwd: Path) -> Ended:
+def work(job: Job, folder: DataSet, wait: bool, cpus: int, code: str, cwd: Path) -> Ended:
     """What a task does, on whatever machine.
 
     Args:
         job: what to train.
-        folder: the videos.
+        folder: the samples.
         wait: for another process that trains it.
         cpus: threads to compute with.
         code: the version of attnzoo that the id of the run names.

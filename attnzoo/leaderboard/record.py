@@ -8,19 +8,19 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-from attnzoo.emotion.datasets import Folder
+from attnzoo.emotion.experiment import WHERE, Experiment
 from attnzoo.emotion.grid import Trial
 from attnzoo.emotion.optimisation import RUNNING
-from attnzoo.emotion.recipe import WHERE, Recipe
+from attnzoo.emotion.samples import DataSet
 from attnzoo.emotion.training import Outcome
 from attnzoo.leaderboard.store import Run
 from attnzoo.profiling.latency import machine
 
-PACKAGES = ("attnzoo", "torch", "timm", "torchvision", "lightning", "av", "librosa")
+PACKAGES = ("attnzoo", "torch", "timm", "torchvision", "lightning", "av", "librosa", "pillow")
 
 
-def run_id(recipe: Recipe, folder: Folder) -> str:
-    """A hash of all that decides a run's result: recipe, videos and code, not where they lie or how it is run.
+def run_id(recipe: Experiment, folder: DataSet) -> str:
+    """A hash of all that decides a run's result: recipe, samples and code, not where they lie or how it is run.
 
     The code counts by attnzoo's version: a release that changes results trains them again. An edit or a commit in a
     checkout does not, since a grid may take days in which it would begin again with each of them; `Run.commit` says
@@ -28,8 +28,10 @@ def run_id(recipe: Recipe, folder: Folder) -> str:
 
     Args:
         recipe: of one training.
-        folder: the videos.
+        folder: the samples.
 
+    >>> from attnzoo.emotion.datasets import Folder
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> folder, elsewhere = (Folder(Path(name), ("calm", "joy"), (), ()) for name in ("videos", "elsewhere"))
     >>> run_id(Recipe(name="mine"), folder) == run_id(Recipe(name="mine"), elsewhere)
     True
@@ -40,17 +42,19 @@ def run_id(recipe: Recipe, folder: Folder) -> str:
     ]
 
 
-def record(trial: Trial, folder: Folder, outcome: Outcome, key: str) -> Run:
+def record(trial: Trial, folder: DataSet, outcome: Outcome, key: str) -> Run:
     """What the store keeps of a finished training.
 
     Args:
         trial: the training.
-        folder: the videos.
+        folder: the samples.
         outcome: what came of it.
         key: its `run_id`.
 
+    >>> from attnzoo.emotion.datasets import Folder
     >>> from attnzoo.emotion.predictions import Prediction
     >>> from attnzoo.emotion.protocols import Split
+    >>> from attnzoo.emotion.recipe import Recipe
     >>> parts = Split((), (), (), "")
     >>> right = Prediction("joy/a.mp4", (0.1, 0.9), (), 1)
     >>> outcome = Outcome(Path("model.safetensors"), ("calm", "joy"), (right,), (), "70/30", 9, 99, 1.5, 7, parts)
@@ -70,6 +74,7 @@ def record(trial: Trial, folder: Folder, outcome: Outcome, key: str) -> Run:
         for p in outcome.predictions
     )
     root = folder.root.resolve()  # or the name of "." would be empty
+    counted = f"{len(folder.samples)} {folder.kind}s, {len(folder.classes)} classes"
     return Run(
         id=key,
         board=recipe.name,
@@ -84,14 +89,15 @@ def record(trial: Trial, folder: Folder, outcome: Outcome, key: str) -> Run:
         history=outcome.history,
         recipe=recipe.model_dump(mode="json") | trial.origin,
         protocol=outcome.protocol,
-        data=f"{root.name or root}, {len(folder.videos)} videos, {len(folder.classes)} classes, {folder.fingerprint}",
+        data=f"{root.name or root}, {counted}, {folder.fingerprint}",
         commit=commit(),
         versions={package: version(package) for package in PACKAGES},
         machine=f"{machine()}, {platform.system()}, Python {platform.python_version()}",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         factors=trial.factors,
         fold=recipe.data.fold,
-        split={name: [video.key for video in getattr(parts, name)] for name in ("train", "val", "test")},
+        task=folder.kind,
+        split={name: [sample.key for sample in getattr(parts, name)] for name in ("train", "val", "test")},
         bytes=outcome.bytes,
         latency=outcome.latency,
     )

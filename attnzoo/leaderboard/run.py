@@ -11,12 +11,12 @@ from typing import Protocol
 
 from rich.console import Console
 
-from attnzoo.emotion.datasets import Folder
-from attnzoo.emotion.grid import GridRecipe, Trial
-from attnzoo.emotion.model import check
+from attnzoo.emotion.grid import Gridded, Trial
 from attnzoo.emotion.processes import layout
 from attnzoo.emotion.protocols import split
 from attnzoo.emotion.run_folder import claim, run_name
+from attnzoo.emotion.samples import DataSet
+from attnzoo.emotion.tasks import spec
 from attnzoo.emotion.training import train
 from attnzoo.leaderboard.record import record, run_id
 from attnzoo.leaderboard.store import Run, Store
@@ -32,6 +32,7 @@ class Job:
         out: its folder.
         title: what stands before its progress.
 
+    >>> from attnzoo.emotion.grid import GridRecipe
     >>> Job(Trial("se", {}, GridRecipe(name="mine"), {}), "1f", Path("runs/se"), "[1/2] se seed 0").key
     '1f'
     """
@@ -77,12 +78,12 @@ class Engine(Protocol):
     def parallel(self) -> int:
         """How many at a time."""
 
-    def run(self, jobs: Iterator[Job], folder: Folder, wait: bool) -> Iterator[tuple[Job, Ended]]:
+    def run(self, jobs: Iterator[Job], folder: DataSet, wait: bool) -> Iterator[tuple[Job, Ended]]:
         """Train runs, each in its folder, which it claims.
 
         Args:
             jobs: taken as there is room for them.
-            folder: the videos.
+            folder: the samples.
             wait: for the folders that other processes have claimed; else those are skipped.
 
         Returns:
@@ -108,7 +109,7 @@ class Here:
     console: Console
     parallel: int = 1
 
-    def run(self, jobs: Iterator[Job], folder: Folder, wait: bool) -> Iterator[tuple[Job, Ended]]:
+    def run(self, jobs: Iterator[Job], folder: DataSet, wait: bool) -> Iterator[tuple[Job, Ended]]:
         """See `Engine`."""
         for job in jobs:
             # Until the run is stored, or a process that waits for the folder would not see that it is finished.
@@ -138,7 +139,7 @@ class GridEnd:
 
 
 def run_grid(
-    recipe: GridRecipe, folder: Folder, store: Store, out: Path, console: Console, engine: Engine | None = None
+    recipe: Gridded, folder: DataSet, store: Store, out: Path, console: Console, engine: Engine | None = None
 ) -> GridEnd:
     """Train every run of the grid that is not finished; an interrupted one goes on from its last checkpoint.
 
@@ -146,18 +147,20 @@ def run_grid(
 
     Args:
         recipe: the trainings.
-        folder: the videos.
+        folder: the samples.
         store: where finished runs are.
         out: for the checkpoints, one folder a run.
         console: where progress is shown.
         engine: what trains them; this process if None.
 
     Raises:
-        ValueError: a model of the grid that cannot be built or videos that cannot be divided, before anything is
+        ValueError: a model of the grid that cannot be built or samples that cannot be divided, before anything is
             trained; a folder that cannot be written, a store that cannot be used.
         KeyboardInterrupt: interrupted; the same call goes on.
 
     >>> import tempfile
+    >>> from attnzoo.emotion.datasets import Folder
+    >>> from attnzoo.emotion.grid import GridRecipe
     >>> recipe = GridRecipe(name="mine", model={"visual": {"backbone": "timm/resnet18"}})
     >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/runs.sqlite") as store:
     ...     run_grid(recipe, Folder(Path("videos"), ("calm", "joy"), (), ()), store, Path(folder), Console())
@@ -170,7 +173,7 @@ def run_grid(
             "command several times to share the grid"
         )
     for row in recipe.table():
-        check(recipe.single(row))
+        spec(recipe.task).check(recipe.single(row))
     trials = list(recipe.trials())
     for data in {trial.recipe.data.model_dump_json(): trial.recipe.data for trial in trials}.values():
         split(folder, data)
@@ -203,7 +206,7 @@ def run_grid(
                     seconds.append(ended.seconds)
                     still = math.ceil(len(unfinished) / engine.parallel) * fmean(seconds)
                     about = f"; about {duration(still)} left" if unfinished else ""
-                    say(job, f"test accuracy {ended.accuracy:.1%} of {len(ended.predictions)} videos{about}")
+                    say(job, f"test accuracy {ended.accuracy:.1%} of {len(ended.predictions)} {folder.kind}s{about}")
                 case Failed(reason):
                     failed.append((job.title, reason))
                     say(job, f"failed: {reason}")
@@ -213,18 +216,18 @@ def run_grid(
     return GridEnd(len(seconds), tuple(failed))
 
 
-def _job(trial: Trial, folder: Folder, out: Path, number: str) -> Job:
+def _job(trial: Trial, folder: DataSet, out: Path, number: str) -> Job:
     key = run_id(trial.recipe, folder)
     where = out / f"{run_name(trial.label, trial.recipe.training.seed)}-{key[:8]}"
     return Job(trial, key, where, f"{number} {trial.title}")
 
 
-def attempt(job: Job, folder: Folder, console: Console | None = None) -> Run | Failed:
+def attempt(job: Job, folder: DataSet, console: Console | None = None) -> Run | Failed:
     """Train one run whose folder is claimed, wherever that is; one that is trained already is only evaluated.
 
     Args:
         job: what to train.
-        folder: the videos.
+        folder: the samples.
         console: where progress is shown; nowhere if None.
 
     Returns:
@@ -234,6 +237,8 @@ def attempt(job: Job, folder: Folder, console: Console | None = None) -> Run | F
         KeyboardInterrupt: as `train`.
 
     >>> import tempfile
+    >>> from attnzoo.emotion.datasets import Folder
+    >>> from attnzoo.emotion.grid import GridRecipe
     >>> with tempfile.TemporaryDirectory() as out:
     ...     job = Job(Trial("se", {}, GridRecipe(name="mine"), {}), "1f", Path(out), "se seed 0")
     ...     attempt(job, Folder(Path("videos"), ("calm", "joy"), (), ()))

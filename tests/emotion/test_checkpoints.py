@@ -41,7 +41,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(copy: Path) -> None:
     model = copy / MODEL
     model.write_bytes(model.read_bytes()[:5000])
     for path in (foreign, text, model):
-        with pytest.raises(ValueError, match="is not a checkpoint of attnzoo's emotion model") as error:
+        with pytest.raises(ValueError, match="is not a checkpoint of attnzoo: ") as error:
             load_checkpoint(path)
         assert "\n" not in str(error.value)
 
@@ -57,7 +57,7 @@ def test_files_that_do_not_belong_together_are_refused(copy: Path) -> None:
     with pytest.raises(ValueError, match=r"this attnzoo does not take its recipe: name: .* names a folder"):
         load_checkpoint(copy)
     (copy / "model.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"model\.json is not a checkpoint of attnzoo's emotion model: another model"):
+    with pytest.raises(ValueError, match=r"model\.json is not a checkpoint of attnzoo: another model"):
         load_checkpoint(copy)
     (copy / "model.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.json is missing; it belongs to .*model\.safetensors"):

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from attnzoo.emotion import media
-from attnzoo.emotion.clips import Clips, collate, sound_maps
+from attnzoo.emotion.clips import Clips, sound_maps
 from attnzoo.emotion.datasets import Video, read_folder
 from attnzoo.emotion.inputs import Audio, Clip
+from attnzoo.emotion.samples import collate
 from attnzoo.emotion.sampling import View, edges
 
 CLIP, SOUND = Clip(segments=2, frames=4, size=32), Audio(coefficients=12, mels=24, width=16)

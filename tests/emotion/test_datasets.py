@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from attnzoo.emotion.clips import Clips, Epochs
+from attnzoo.emotion.clips import Clips
 from attnzoo.emotion.datasets import read_folder
 from attnzoo.emotion.protocols import split
 from attnzoo.emotion.recipe import Audio, Clip, Data
+from attnzoo.emotion.samples import Epochs
 
 CLIP, SOUND = Clip(segments=2, frames=4, size=32), Audio(coefficients=12, mels=24, width=16)
 

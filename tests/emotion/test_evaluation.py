@@ -47,7 +47,7 @@ def test_scores_are_those_of_scikit_learn(seed: int) -> None:
     labels = list(range(8))
     np.testing.assert_array_equal(report.confusion(), confusion_matrix(true, predicted, labels=labels))
     theirs = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=np.nan)
-    ours = [(s.precision, s.recall, s.f1, s.videos) for s in report.scores().values()]
+    ours = [(s.precision, s.recall, s.f1, s.samples) for s in report.scores().values()]
     table = np.array([[np.nan if value is None else value for value in row] for row in ours])
     np.testing.assert_allclose(table, np.array(theirs).T, rtol=1e-12)
     assert ours[2][1] is None  # a class without videos has no recall
@@ -56,7 +56,7 @@ def test_scores_are_those_of_scikit_learn(seed: int) -> None:
     means = precision_recall_fscore_support(true, predicted, labels=there, average="macro", zero_division=0)
     macro = report.macro()
     np.testing.assert_allclose((macro.precision, macro.recall, macro.f1), means[:3], rtol=1e-12)
-    assert macro.videos == 90
+    assert macro.samples == 90
 
 
 def test_json_says_all_that_the_picture_shows(tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_json_says_all_that_the_picture_shows(tmp_path: Path) -> None:
     told = json.loads(paths[0].read_text())
     assert told == report.as_dict()
     assert told["confusion"] == report.confusion()
-    assert told["scores"]["Disgust"] == {"precision": 0.0, "recall": None, "f1": 0.0, "videos": 0}
+    assert told["scores"]["Disgust"] == {"precision": 0.0, "recall": None, "f1": 0.0, "samples": 0}
     right = sum(row[i] for i, row in enumerate(told["confusion"]))
-    assert told["accuracy"] == right / told["videos"] == right / 90
+    assert told["accuracy"] == right / told["samples"] == right / 90
     assert [VE8.index(label) for label in told["labels"].values()] == drawn(0)[0].tolist()
     height, width, _ = imread(paths[1]).shape
     assert height > 900
@@ -161,6 +161,6 @@ def test_evaluate_writes_beside_the_checkpoint_or_where_it_is_told(
     printed = json.loads(run(checkpoint.parent, "--all", "--json"))  # the folder stands for the checkpoint in it
     every = checkpoint.parent / f"evaluation-{folder.root.name}"
     assert json.loads((every / "evaluation.json").read_text()) == printed
-    assert printed["videos"] == len(folder.videos)
+    assert printed["samples"] == len(folder.videos)
     run(checkpoint, "--out", tmp_path / "elsewhere")
     assert (tmp_path / "elsewhere" / "confusion.png").exists()

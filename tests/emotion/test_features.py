@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from attnzoo.emotion.clips import Batch, Clips, collate
+from attnzoo.emotion.clips import Batch, Clips
 from attnzoo.emotion.datasets import Video, read_folder
 from attnzoo.emotion.evaluation import evaluate
 from attnzoo.emotion.features import FeatureClips, cached, content
 from attnzoo.emotion.media import Index
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.samples import collate
 from attnzoo.emotion.training import train
 
 SMALL: dict[str, Any] = {

@@ -14,7 +14,7 @@ from attnzoo.emotion.recipe import Recipe
 from attnzoo.recipes import load
 
 FOLDER = Path(__file__).parents[2] / "zoo_configs"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "table1")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in ("table1", "images"))
 VE8 = ("Anger", "Anticipation", "Disgust", "Fear", "Joy", "Sadness", "Surprise", "Trust")
 EQUAL = ("ve8_concat", "ve8_cross_attention", "ve8_dfan_style", "ve8_gmu", "ve8_lmf", "ve8_tfn")
 
