@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
+
+from attnzoo import fast, products
 
 AXES = {1: "L", 2: "H, W", 3: "T, H, W"}
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -63,7 +66,7 @@ def strips(x: Tensor) -> Tensor:
     >>> strips(torch.zeros(2, 4, 7, 9)).shape
     torch.Size([2, 4, 16, 1])
     """
-    pooled = [x.mean([a for a in axes(x) if a != axis]) for axis in axes(x)] if x.ndim > 3 else [x]
+    pooled = [products.mean(x, [a for a in axes(x) if a != axis]) for axis in axes(x)] if x.ndim > 3 else [x]
     strip = torch.cat(pooled, 2)
     return strip.reshape(*strip.shape, *(1,) * (x.ndim - 3))
 
@@ -94,6 +97,35 @@ def cross_spatial(x1: Tensor, x2: Tensor) -> Tensor:
     x11, x12 = (m.mean(axes(m)).softmax(1).unsqueeze(1) for m in (x1, x2))  # (N, 1, C)
     w: Tensor = x11 @ x2.flatten(2) + x12 @ x1.flatten(2)
     return w.reshape(w.shape[0], *x1.shape[2:])
+
+
+def laid_out_as(y: Tensor, x: Tensor) -> Tensor:
+    """Features y in channels_last if x is, else contiguous: products of tokens come out in a layout of their own.
+
+    >>> x = torch.zeros(2, 4, 7, 9).to(memory_format=torch.channels_last)
+    >>> laid_out_as(torch.zeros(2, 8, 7, 9), x).stride() == torch.zeros(2, 7, 9, 8).movedim(3, 1).stride()
+    True
+    """
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    kept = last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last)
+    return y.contiguous(memory_format=last) if kept and last else y.contiguous()
+
+
+def mean_pool(x: Tensor, strides: Sequence[int]) -> Tensor:
+    """Features x (N, C, *spatial) averaged over windows of the stride, of which the last may be cut off by the edge.
+
+    Args:
+        x: with two or three spatial axes.
+        strides: one an axis.
+
+    >>> mean_pool(torch.zeros(2, 4, 7, 9), (2, 2)).shape
+    torch.Size([2, 4, 4, 5])
+    """
+    if max(strides) == 1:
+        return x
+    pool = F.avg_pool3d if len(strides) == 3 else F.avg_pool2d
+    window = [min(stride, size) for stride, size in zip(strides, x.shape[2:], strict=True)]
+    return pool(x, window, tuple(strides), ceil_mode=True)
 
 
 def split(channels: int, groups: int, option: str = "groups", parts: int = 1) -> int:
@@ -147,11 +179,12 @@ def squeeze(channels: int, reduction: int, least: int = 1, divisor: int | None =
     return width + divisor if width < keep * channels / reduction else width
 
 
-def odd(kernel_size: int) -> int:
+def odd(kernel_size: int, option: str = "kernel_size") -> int:
     """A kernel size that has a middle.
 
     Args:
         kernel_size: edge of the kernel.
+        option: how the caller's user spells it, for the message.
 
     Raises:
         ValueError: it is even or not positive.
@@ -160,7 +193,7 @@ def odd(kernel_size: int) -> int:
     7
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} must be an odd number, such as 3, 5 or 7")
+        raise ValueError(f"{option}={kernel_size} must be an odd number, such as 3, 5 or 7")
     return kernel_size
 
 
@@ -170,6 +203,24 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise features x (N, C, *spatial)."""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def mean_of_normed(norm: nn.GroupNorm, normed: Tensor) -> Tensor:
+    """The mean over positions of what a group norm gives: its bias, where each channel is a group of its own.
+
+    Args:
+        norm: the norm.
+        normed: (N, C, *spatial), which it gave.
+
+    Returns:
+        (N or 1, C).
+
+    >>> mean_of_normed(nn.GroupNorm(4, 4), torch.zeros(2, 4, 7, 9)).shape
+    torch.Size([1, 4])
+    """
+    if norm.num_groups == normed.shape[1]:
+        return norm.bias.unsqueeze(0)
+    return normed.mean(axes(normed))
 
 
 class Attention(nn.Module):
@@ -242,9 +293,37 @@ class Gate(Attention):
         self.check(x)
         gate = self.gate(x)
         if gate.shape[1] in (1, x.shape[1]):
-            return x * gate
+            return products.scale(x, gate)
         groups: Tensor = x.unflatten(1, (gate.shape[1], -1))
-        return (groups * gate.unsqueeze(2)).reshape(x.shape)
+        return products.scale(groups, gate.unsqueeze(2)).reshape(x.shape)
+
+
+class SpreadGate(Gate):
+    """A gate as large as the features, but made of small maps. A module writes `maps`, `spread` and `derivative`.
+
+    The maps are kept for the backward pass, the gate is not.
+    """
+
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Small maps of features x (N, C, *spatial): as many axes, some of size 1."""
+        raise NotImplementedError(f"{type(self).__name__} must define maps(x)")
+
+    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
+        """The gate of features x (N, C, *spatial) and their maps, element by element."""
+        raise NotImplementedError(f"{type(self).__name__} must define spread(x, *maps)")
+
+    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivative of `spread`, as `products.product` wants it."""
+        raise NotImplementedError(f"{type(self).__name__} must define derivative(by_gate, gate, x, *maps)")
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate of features x (N, C, *spatial)."""
+        return self.spread(x, *self.maps(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale features x (N, C, *spatial) by their gate."""
+        self.check(x)
+        return products.product(self.spread, self.derivative, x, *self.maps(x))
 
 
 class PooledGate(nn.Module):
@@ -265,21 +344,20 @@ class PooledGate(nn.Module):
         self.conv = conv(spatial_dims)(2, 1, odd(kernel_size), padding=kernel_size // 2, bias=False)
         self.bn = batch_norm(spatial_dims)(1, momentum=momentum)
 
-    def forward(self, x: Tensor, axis: int, order: Sequence[int] | None = None) -> Tensor:
-        """Pool x along `axis` and gate what is left.
+    def forward(self, maximum: Tensor, mean: Tensor, axis: int, order: Sequence[int] | None = None) -> Tensor:
+        """The gate of features x (N, C, *spatial) that were pooled along an axis.
 
         Args:
-            x: (N, C, *spatial).
+            maximum: of x along the axis.
+            mean: of x along the axis.
             axis: the axis pooled away, 1 for the channels.
             order: the axes of x in the order in which the kernel sees them; as they come if None.
 
         Returns:
             The gate, broadcastable to x: its size along `axis` is 1.
         """
-        rest = [a for a in range(1, x.ndim) if a != axis]
-        # max(dim) sends the gradient to one position, as the authors' code does; amax would share it among ties.
-        pools = x.max(axis).values, x.mean(axis)
-        pooled = torch.stack(pools[::-1] if self.mean_first else pools, 1)
+        rest = [a for a in range(1, maximum.ndim + 1) if a != axis]
+        pooled = torch.stack((mean, maximum) if self.mean_first else (maximum, mean), 1)
         if order is None or list(order) == rest:
             return self._squash(pooled).unsqueeze(axis)
         there = [0, 1, *(rest.index(a) + 2 for a in order)]
@@ -287,7 +365,9 @@ class PooledGate(nn.Module):
         return self._squash(pooled.permute(there)).permute(back).unsqueeze(axis)
 
     def _squash(self, pooled: Tensor) -> Tensor:
-        gate: Tensor = self.bn(self.conv(pooled)).sigmoid().squeeze(1)
+        quick = fast.usable(self, pooled) and not torch.is_autocast_enabled("cpu")
+        logits = products.narrow_conv(pooled, self.conv.weight) if quick else self.conv(pooled)
+        gate: Tensor = self.bn(logits).sigmoid().squeeze(1)
         return gate
 
 

@@ -15,7 +15,6 @@ from numbers import Integral, Real
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import torch
 from torch import nn
 
 Site = Literal["out", "mid", "conv", "stage"]
@@ -36,8 +35,10 @@ class Spec:
         dims: the numbers of spatial axes it is defined for.
         site: where it goes in a residual block unless the user says otherwise (see `attnzoo.inject`).
         aliases: other names that the field uses for it.
-        golden: its 2D outputs, gradients and buffers were compared with its authors' code.
+        golden: its outputs, gradients and buffers were compared with those of its authors' code, or of `checked`.
         year: of the paper.
+        formula: what it computes of features x, in one line.
+        checked: what it was compared with, where that is not its authors' code.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Spec:
     aliases: tuple[str, ...] = ()
     golden: bool = False
     year: int | None = None
+    formula: str = ""
+    checked: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -69,7 +72,16 @@ class Spec:
         >>> spec("se").idea
         'Channel gate from globally pooled features (Hu et al., 2018).'
         """
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        return inspect.cleandoc(self.cls.__doc__ or "").partition("\n")[0]
+
+    @property
+    def compared_with(self) -> str:
+        """What it was compared with; "" where that is nothing.
+
+        >>> spec("ca").compared_with
+        "authors' code"
+        """
+        return self.checked or ("authors' code" if self.golden else "")
 
 
 _PLACE = ("out_channels", "stride")  # of the convolution that a module replaces
@@ -86,6 +98,8 @@ def register(
     aliases: Iterable[str] = (),
     golden: bool = False,
     year: int | None = None,
+    formula: str = "",
+    checked: str = "",
 ) -> Callable[[type[M]], type[M]]:
     """Class decorator that adds an attention module to the zoo.
 
@@ -99,8 +113,11 @@ def register(
         site: "out", "mid", "conv" or "stage" (see `attnzoo.inject`).
         dims: the numbers of spatial axes it is defined for.
         aliases: other names that `create` shall take for it.
-        golden: whether its 2D outputs, gradients and buffers were compared with its authors' code.
+        golden: whether its outputs, gradients and buffers were compared with those of its authors' code, or of
+            `checked`.
         year: of the paper.
+        formula: what it computes of features x, in one line: "y = x * sigmoid(W2 relu(W1 mean(x)))".
+        checked: what it was compared with, where that is not its authors' code.
 
     Raises:
         ValueError: an ill-formed or taken name, or an unknown site.
@@ -130,7 +147,7 @@ def register(
                     f"module name {each!r} is taken by {taken.cls.__module__}.{taken.cls.__qualname__}; "
                     f"register {cls.__module__}.{cls.__qualname__} under another name"
                 )
-        _specs[name] = Spec(name, cls, paper, frozenset(dims), site, names[1:], golden, year)
+        _specs[name] = Spec(name, cls, paper, frozenset(dims), site, names[1:], golden, year, formula, checked)
         return cls
 
     return add
@@ -220,39 +237,6 @@ def list_modules(pattern: str = "*", *, spatial_dims: int | None = None, site: s
         and (site is None or site == s.site)
     ]
     return sorted(names, key=lambda n: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", n)])
-
-
-def catalogue(pattern: str = "*", channels: int = 256) -> list[dict[str, str]]:
-    """The modules as rows of a table: name, idea, paper, year, site, dims, parameters, golden.
-
-    Args:
-        pattern: a name with wildcards.
-        channels: C for which the parameters of the 2D module (3D, where there is no other) are counted.
-
-    >>> catalogue("se")[0]["parameters at C=256"]
-    '8,192'
-    """
-    rows = []
-    for each in map(spec, list_modules(pattern)):
-        with torch.device("meta"):
-            try:
-                module = create(each.name, channels, spatial_dims=min(each.dims))
-                count = f"{sum(p.numel() for p in module.parameters()):,}"
-            except Exception:  # defaults that do not fit, or a broken third party
-                count = "-"
-        rows.append(
-            {
-                "name": each.name,
-                "idea": each.idea,
-                "paper": each.paper,
-                "year": str(each.year or "-"),
-                "site": each.site,
-                "dims": ", ".join(f"{d}D" for d in sorted(each.dims)),
-                f"parameters at C={channels}": count,
-                "golden": "yes" if each.golden else "no",
-            }
-        )
-    return rows
 
 
 def create(name: str, channels: int, *, spatial_dims: int = 2, **options: Any) -> nn.Module:

@@ -40,7 +40,12 @@ class Weights:
 
 
 def conv(w: Weights, name: str, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """A convolution that keeps the size up to its stride; groups follow from the weight's shape."""
+    """A convolution that keeps the size up to its stride; groups follow from the weight's shape.
+
+    In GCT's networks each is the second of a pair.
+    """
+    if f"{name}.0.alpha" in w:
+        x, name = gct(w.under(f"{name}.0."), x), f"{name}.1"
     weight = w[f"{name}.weight"]
     bias = w.get(f"{name}.bias")
     padding = dilation * (weight.shape[-1] // 2)
@@ -140,11 +145,48 @@ def simam(x: Tensor, regularisation: float) -> Tensor:
     return x * (squares / (4 * (variance + regularisation)) + 0.5).sigmoid()
 
 
+def srm(w: Weights, x: Tensor) -> Tensor:
+    var, mean = torch.var_mean(x, (2, 3), correction=1)
+    style = torch.stack([mean, (var + 1e-5).sqrt()], 2)
+    return x * norm(w, "rclb.bn", (style * w["rclb.cfc"]).sum(2)).sigmoid()[:, :, None, None]
+
+
+def fca(w: Weights, x: Tensor) -> Tensor:
+    basis = w["att.dct_layer.weight"]
+    spectrum = (F.adaptive_avg_pool2d(x, basis.shape[1:]) * basis).sum((2, 3))
+    return x * linear(w, "att.fc.2", linear(w, "att.fc.0", spectrum).relu()).sigmoid()[:, :, None, None]
+
+
+def gct(w: Weights, x: Tensor) -> Tensor:
+    embedding = w["alpha"] * ((x * x).sum((2, 3), keepdim=True) + 1e-5).sqrt()
+    across = ((embedding * embedding).mean(1, keepdim=True) + 1e-5).sqrt()
+    return x * (1 + (embedding * w["gamma"] / across + w["beta"]).tanh())
+
+
 def epsa(w: Weights, x: Tensor, stride: int) -> Tensor:
     parts = [conv(w, f"conv2.conv_{i}", x, stride) for i in (1, 2, 3, 4)]
     gates = [linear(w, "conv2.se.fc2", linear(w, "conv2.se.fc1", part.mean((2, 3))).relu()).sigmoid() for part in parts]
     shares = torch.stack(gates).softmax(0)[..., None, None]
     return torch.cat([parts[i] * shares[i] for i in (3, 2, 1, 0)], 1)
+
+
+def splat(w: Weights, x: Tensor, stride: int, pool: str) -> Tensor:
+    w = w.under("conv2.")
+    radix, groups = len(w["fc2.bias"]) // x.shape[1], x.shape[1] // w["fc1.weight"].shape[1]
+    if stride > 1 and pool == "before":
+        x = F.avg_pool2d(x, 3, stride, padding=1)
+    splits = norm(w, "bn0", conv(w, "conv", x)).relu().unflatten(1, (radix, -1))
+    hidden = linear_of_groups(w, "fc1", splits.sum(1).mean((2, 3)), groups)
+    hidden = norm(w, "bn1", hidden[:, :, None, None]).relu()[:, :, 0, 0]
+    shares = linear_of_groups(w, "fc2", hidden, groups).reshape(len(x), groups, radix, -1)
+    shares = shares.softmax(2) if radix > 1 else shares.sigmoid()
+    out = (splits * shares.transpose(1, 2).reshape(len(x), radix, -1, 1, 1)).sum(1)
+    return F.avg_pool2d(out, 3, stride, padding=1) if stride > 1 and pool == "after" else out
+
+
+def linear_of_groups(w: Weights, name: str, x: Tensor, groups: int) -> Tensor:
+    weight, bias = w[f"{name}.weight"].flatten(1).chunk(groups), w[f"{name}.bias"].chunk(groups)
+    return torch.cat([F.linear(part, weight[i], bias[i]) for i, part in enumerate(x.chunk(groups, 1))], 1)
 
 
 def sk(w: Weights, x: Tensor, stride: int) -> Tensor:
@@ -173,13 +215,17 @@ AFTER: dict[str, Callable[[Weights, Tensor], Tensor]] = {
     "triplet": triplet,
     "eca": eca,
     "sge": sge,
+    "srm": srm,
+    "fca": fca,
 }
 
 
-def block(w: Weights, x: Tensor, attention: str, stride: int, first: bool, regularisation: float) -> Tensor:
+def block(
+    w: Weights, x: Tensor, attention: str, stride: int, first: bool, regularisation: float, pool: str = "after"
+) -> Tensor:
     """One residual block; the Caffe networks are the ones whose squeeze is called se_module."""
-    caffe, bottleneck = "se_module.fc1.weight" in w, "conv3.weight" in w
-    early = stride if caffe or not bottleneck else 1  # Caffe strides in the first convolution
+    caffe, bottleneck = "se_module.fc1.weight" in w, "bn3.weight" in w
+    early = stride if caffe or attention == "gct" or not bottleneck else 1  # Caffe strides in the first convolution
     late = stride // early
     out = norm(w, "bn1", conv(w, "conv1", x, early)).relu()
     if attention == "simam":
@@ -188,6 +234,8 @@ def block(w: Weights, x: Tensor, attention: str, stride: int, first: bool, regul
         out = norm(w, "bn2", epsa(w, out, late))
     elif attention == "sk":
         out = sk(w, out, late)
+    elif attention == "splat":
+        out = splat(w, out, late, pool)
     elif attention == "res2net":
         out = res2net(w, out, late, first)
     else:
@@ -198,12 +246,19 @@ def block(w: Weights, x: Tensor, attention: str, stride: int, first: bool, regul
         out = out.relu()
     if attention in AFTER:
         out = AFTER[attention](w, out)
-    if "downsample.0.weight" in w:
+    if attention == "splat" and "downsample.1.weight" in w:
+        pooled = F.avg_pool2d(x, stride, stride, ceil_mode=True, count_include_pad=False)
+        x = norm(w, "downsample.2", conv(w, "downsample.1", pooled))
+    elif "downsample.0.weight" in w:
         x = norm(w, "downsample.1", conv(w, "downsample.0", x, stride))
+    elif "downsample.0.alpha" in w:
+        x = norm(w, "downsample.2", conv(w, "downsample.1", gct(w.under("downsample.0."), x), stride))
     return (out + x).relu()
 
 
-def logits(state: Mapping[str, Tensor], x: Tensor, attention: str, regularisation: float = 0.1) -> Tensor:
+def logits(
+    state: Mapping[str, Tensor], x: Tensor, attention: str, regularisation: float = 0.1, pool: str = "after"
+) -> Tensor:
     """The classes' logits (N, classes) of images x (N, 3, H, W) in eval mode.
 
     Args:
@@ -211,17 +266,23 @@ def logits(state: Mapping[str, Tensor], x: Tensor, attention: str, regularisatio
         x: images.
         attention: our name of the module, "" for a plain ResNet.
         regularisation: SimAM's lambda, which is in no checkpoint.
+        pool: where ResNeSt pools, "after" its attention or "before" it, which is in no checkpoint either.
     """
     w = Weights(state)
     caffe = "layer0.conv1.weight" in w
-    stem = w.under("layer0." if caffe else "")
-    x = norm(stem, "bn1", conv(stem, "conv1", x, stride=2)).relu()
+    stem = w.under("layer0." if caffe else "stem." if attention == "gct" else "")
+    if "conv1.0.weight" in stem:  # a deep stem
+        x = norm(stem, "conv1.1", conv(stem, "conv1.0", x, stride=2)).relu()
+        x = conv(stem, "conv1.6", norm(stem, "conv1.4", conv(stem, "conv1.3", x)).relu())
+    else:
+        x = conv(stem, "conv1", x, stride=2)
+    x = norm(stem, "bn1", x).relu()
     x = F.max_pool2d(x, 3, 2, ceil_mode=True) if caffe else F.max_pool2d(x, 3, 2, padding=1)
     for stage in (1, 2, 3, 4):
         i = 0
-        while f"layer{stage}.{i}.conv1.weight" in w:
+        while f"layer{stage}.{i}.bn1.weight" in w:
             stride = 2 if stage > 1 and i == 0 else 1
-            x = block(w.under(f"layer{stage}.{i}."), x, attention, stride, i == 0, regularisation)
+            x = block(w.under(f"layer{stage}.{i}."), x, attention, stride, i == 0, regularisation, pool)
             i += 1
         if attention == "bam" and stage < 4:
             x = bam(w.under(f"bam{stage}."), x)
@@ -277,7 +338,8 @@ class Network:
     @property
     def places(self) -> int:
         """How many attention modules it has."""
-        return 3 if self.attention == "bam" else sum(BLOCKS[self.depth])
+        blocks = sum(BLOCKS[self.depth])
+        return {"bam": 3, "gct": 3 * blocks + 5}.get(self.attention, blocks)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state dict."""
@@ -285,8 +347,13 @@ class Network:
 
     def _entries(self) -> Iterator[Entry]:
         basic, caffe = self.depth < 50, self.naming == "caffe"
-        stem = "layer0." if caffe else ""
-        yield f"{stem}conv1.weight", (64, 3, 7, 7)
+        stem = "layer0." if caffe else "stem." if self.attention == "gct" else ""
+        if self.attention == "splat":
+            for i, (wide, seen) in {0: (32, 3), 3: (32, 32), 6: (64, 32)}.items():
+                yield f"conv1.{i}.weight", (wide, seen, 3, 3)
+                yield from _norm(f"conv1.{i + 1}", wide) if i < 6 else ()
+        else:
+            yield from self._conv(f"{stem}conv1", 64, 3, 7)
         yield from _norm(f"{stem}bn1", 64)
         given = 64
         for stage, blocks in enumerate(BLOCKS[self.depth]):
@@ -296,8 +363,10 @@ class Network:
                 name = f"layer{stage + 1}.{i}"
                 yield from ((f"{name}.{key}", shape) for key, shape in self._block(stage, given, planes, out, basic))
                 if i == 0 and (stage or given != out):
-                    yield f"{name}.downsample.0.weight", (out, given, 1, 1)
-                    yield from _norm(f"{name}.downsample.1", out)
+                    # GCT's convolution is the second of a pair, and ResNeSt's comes after a pool.
+                    at = {"gct": ("", ".2"), "splat": (".1", ".2")}.get(self.attention, (".0", ".1"))
+                    yield from self._conv(f"{name}.downsample{at[0]}", out, given, 1)
+                    yield from _norm(f"{name}.downsample{at[1]}", out)
                 given = out
             if self.attention == "bam" and stage < 3:
                 yield from ((f"bam{stage + 1}.{key}", shape) for key, shape in self._bam(out))
@@ -307,7 +376,7 @@ class Network:
 
     def _block(self, stage: int, given: int, planes: int, out: int, basic: bool) -> Iterator[Entry]:
         k = 3 if basic else 1
-        yield "conv1.weight", (planes, given, k, k)
+        yield from self._conv("conv1", planes, given, k)
         yield from _norm("bn1", planes)
         if self.attention == "res2net":
             part = planes // self.parts
@@ -316,20 +385,35 @@ class Network:
                 yield from _norm(f"bns.{i}", part)
         else:
             yield from self._second(planes)
-            yield from _norm("bn2", planes)
+            if self.attention != "splat":
+                yield from _norm("bn2", planes)
         if not basic:
-            yield "conv3.weight", (out, planes, 1, 1)
+            yield from self._conv("conv3", out, planes, 1)
             yield from _norm("bn3", out)
         yield from self._after(stage, out)
 
+    def _conv(self, name: str, out: int, given: int, k: int) -> Iterator[Entry]:
+        if self.attention == "gct":  # in front of each, in a pair
+            yield from ((f"{name}.0.{part}", (1, given, 1, 1)) for part in ("alpha", "gamma", "beta"))
+            name = f"{name}.1"
+        yield f"{name}.weight", (out, given, k, k)
+
     def _second(self, c: int) -> Iterator[Entry]:
+        if self.attention == "splat":
+            hidden = max(32, c // 2)
+            yield "conv2.conv.weight", (2 * c, c // 2, 3, 3)
+            yield from _norm("conv2.bn0", 2 * c)
+            yield from _mapping("conv2.fc1", c, hidden, 2, True)
+            yield from _norm("conv2.bn1", hidden)
+            yield from _mapping("conv2.fc2", hidden, 2 * c, 2, True)
+            return
         if self.attention == "epsa":
             part = c // 4
             for i, (k, g) in enumerate(zip(self.kernels, self.groups, strict=True)):
                 yield f"conv2.conv_{i + 1}.weight", (part, c // g, k, k)
             yield from _squeeze("conv2.se.fc1", "conv2.se.fc2", part, part // 16, 2, True)
             return
-        yield f"conv2{'.0' if self.attention == 'simam' else ''}.weight", (c, c // self.groups[0], 3, 3)
+        yield from self._conv(f"conv2{'.0' if self.attention == 'simam' else ''}", c, c // self.groups[0], 3)
         if self.attention == "sk":
             yield "conv2g.weight", (c, c // 32, 3, 3)
             yield from _norm("bn2g", c)
@@ -364,6 +448,12 @@ class Network:
         elif self.attention == "sge":
             yield "sge.weight", (1, 64, 1, 1)
             yield "sge.bias", (1, 64, 1, 1)
+        elif self.attention == "srm":
+            yield "rclb.cfc", (c, 2)
+            yield from _norm("rclb.bn", c)
+        elif self.attention == "fca":
+            yield "att.dct_layer.weight", (c, 56 >> stage, 56 >> stage)
+            yield from _squeeze("att.fc.0", "att.fc.2", c, c // 16, 0, False)
 
     @staticmethod
     def _bam(c: int) -> Iterator[Entry]:
@@ -419,6 +509,13 @@ NETWORKS: dict[str, Network] = {
     "sge_resnet18": Network("sge", 18),
     "sge_resnet50": Network("sge", 50, params=25_559_080),
     "sge_resnet101": Network("sge", 101, params=44_553_384),
+    "srm_resnet50": Network("srm", 50, params=25_617_448),
+    "srm_resnet101": Network("srm", 101),
+    "fcanet34": Network("fca", 34),
+    "fcanet50": Network("fca", 50, params=28_071_976),
+    "fcanet101": Network("fca", 101, params=49_292_328),
+    "gct_resnet50": Network("gct", 50, params=25_624_625),
+    "gct_resnet101": Network("gct", 101),
     "simam_resnet18": Network("simam", 18),
     "simam_resnet50": Network("simam", 50, params=25_557_032),
     "simam_resnet101": Network("simam", 101),
@@ -428,4 +525,6 @@ NETWORKS: dict[str, Network] = {
     "res2net50_26w_4s": Network("res2net", 50, width=26, parts=4, params=25_699_120),
     "res2net50_14w_8s": Network("res2net", 50, width=14, parts=8),
     "res2net101_26w_4s": Network("res2net", 101, width=26, parts=4),
+    "resnest50": Network("splat", 50, params=27_483_240),
+    "resnest101": Network("splat", 101),
 }

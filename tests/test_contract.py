@@ -18,6 +18,10 @@ CHANNELS = 16
 # Options for modules whose defaults do not fit 16 channels (or leave one hidden unit, which may be dead).
 FITS: dict[str, dict[str, Any]] = {
     "se": {"reduction": 4},
+    "lct": {"groups": 4},
+    "fca": {"reduction": 4},
+    "gam": {"kernel_size": 3},
+    "ela": {"norm_groups": 4},
     "cbam": {"reduction": 4},
     "sa": {"groups": 4},
     "epsa": {"groups": (1, 2, 2, 4)},
@@ -27,7 +31,12 @@ FITS: dict[str, dict[str, Any]] = {
     "gc": {"reduction": 4, "fusion": ("add", "mul")},
     "bam": {"reduction": 4},
     "sk": {"groups": 4, "min_width": 8},
+    "axial": {"groups": 4, "feat_size": 6},
+    "bot": {"feat_size": 6},
+    "halo": {"heads": 4, "block_size": 4, "halo_size": 1},
+    "lambda": {"key_width": 8, "kernel_size": 5},
 }
+TABLE_PER_AXIS = ("bot", "halo")  # of relative positions
 KEEP_WIDTH = ("res2net",)  # of the modules that replace a convolution
 CASES = [pytest.param(n, d, id=f"{n}-{d}d") for n in attnzoo.list_modules() for d in sorted(attnzoo.spec(n).dims)]
 
@@ -401,6 +410,32 @@ ONE_FRAME = [
     ("bam", {}),
     ("sk", {}),
     ("sk", {"dilated": True, "norm": True}),
+    ("cse", {}),
+    ("sse", {}),
+    ("scse", {}),
+    ("scse", {"combine": "add"}),
+    ("lka", {}),
+    ("lsk", {}),
+    ("pam", {}),
+    ("cam", {}),
+    ("cam", {"inverted": False, "scaled": True}),
+    ("cca", {}),
+    ("cca", {"recurrence": 2}),
+    ("a2", {}),
+    ("splat", {}),
+    ("splat", {"radix": 1, "groups": 2}),
+    ("lambda", {}),
+    ("ge", {}),
+    ("ge", {"extent": 2}),
+    ("ge", {"extent": 4, "learned": True, "mlp": True, "reduction": 4}),
+    ("srm", {}),
+    ("gct", {}),
+    ("gct", {"norm": "l1"}),
+    ("lct", {}),
+    ("fca", {}),
+    ("gam", {}),
+    ("nam", {}),
+    ("mlca", {"leak": False}),  # cells along T, of which one frame fills all alike, would leak into each other too
     ("res2net", {}),  # with first=True the average pool is over 27 positions of which 18 are padding, not over 9
 ]
 
@@ -446,10 +481,58 @@ def test_a_volume_of_one_frame_is_an_image_without_the_branch_that_pools_time(tr
     same(4 * gates[0], 3 * gates[1], 1e-9)  # each is a mean, over four branches and over three
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", TABLE_PER_AXIS)
+def test_a_volume_of_one_frame_is_an_image_whatever_its_relative_positions_in_time(name: str, training: bool) -> None:
+    volume, image = make(name, 3).double(), make(name, 2).double()
+    theirs = volume.state_dict()
+    ours = {"positions.0": "positions.1", "positions.1": "positions.2"}
+    state = {key: theirs[ours.get(key, key)].reshape(value.shape) for key, value in image.state_dict().items()}
+    image.load_state_dict(state)
+    x = features(3, 2, (1, 6, 5), torch.float64)
+    same(volume.train(training)(x).squeeze(2), image.train(training)(x.squeeze(2)), 1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_axial_attention_along_height_and_width_is_the_2d_module_on_each_frame(training: bool) -> None:
+    volume, image = make("axial", 3, axes=(1, 2)).double(), make("axial", 2).double()
+    theirs = volume.state_dict()
+    image.load_state_dict({key: theirs[key].reshape(value.shape) for key, value in image.state_dict().items()})
+    x = features(3, 2, (4, 6, 5), torch.float64)
+    same(volume.train(training)(x), nd.Frames(image.train(training))(x), 1e-9)
+
+
 # Modules for which all spatial axes are alike whatever their weights are. All others have kernels or branches that tell
 # them apart, and treat them alike when those do.
-ALIKE = {"se", "eca", "sa", "sge", "simam", "gc", "nl"}
-BRANCH_PER_AXIS = {"ca": ("conv_t", "conv_h", "conv_w"), "triplet": ("cw", "hc", "hw", "chw", "ctw", "cth", "thw")}
+ALIKE = {
+    "ge",
+    "srm",
+    "gct",
+    "lct",
+    "nam",
+    "ela",
+    "pam",
+    "cam",
+    "cca",
+    "a2",
+    "se",
+    "eca",
+    "sa",
+    "sge",
+    "simam",
+    "gc",
+    "nl",
+    "cse",
+    "sse",
+    "scse",
+    "pe",
+}
+BRANCH_PER_AXIS = {
+    "ca": ("conv_t", "conv_h", "conv_w"),
+    "triplet": ("cw", "hc", "hw", "chw", "ctw", "cth", "thw"),
+    "scsa": ("norm_t", "norm_h", "norm_w"),
+}
+KERNEL_PER_AXIS = {"lska": ("local", "dilated"), "caa": ("strips",)}  # one after the other
 
 
 def treat_axes_alike(name: str, module: nn.Module, dims: int) -> None:
@@ -459,22 +542,40 @@ def treat_axes_alike(name: str, module: nn.Module, dims: int) -> None:
     ]
     for other in others:
         other.load_state_dict(first.state_dict())
+    if name in TABLE_PER_AXIS:
+        for table in module.positions:
+            table.data = module.positions[0].data
+    if name == "axial":
+        for layer in module.layers:
+            layer.load_state_dict(module.layers[0].state_dict())
+    for chain in KERNEL_PER_AXIS.get(name, ()):
+        first, *others = module.get_submodule(chain)
+        for other in others:
+            other.weight.data = first.weight.data.reshape(other.weight.shape)
+        for layer in (first, *others):
+            nn.init.zeros_(layer.bias)  # at the border a bias would tell the order of the axes
     for value in module.state_dict().values():
-        if value.ndim == dims + 2:
+        if value.ndim == dims + 2 and len(set(value.shape[2:])) == 1:
             orders = permutations(range(2, value.ndim))
             value.copy_(torch.stack([value.permute(0, 1, *order) for order in orders]).mean(0))
 
 
-@pytest.mark.parametrize(("name", "dims"), CASES)
+# Of the modules with an order of their own, the options without it, or None: FcaNet's frequencies are no weights.
+UNORDERED: dict[str, dict[str, Any] | None] = {"mlca": {"leak": False}, "fca": None}
+
+
+@pytest.mark.parametrize(("name", "dims"), [c for c in CASES if UNORDERED.get(str(c.values[0]), {}) is not None])
 @pytest.mark.parametrize("training", [False, True])
 def test_spatial_axes_may_come_in_any_order(name: str, dims: int, training: bool) -> None:
     x = features(dims, dtype=torch.float64)
     for order in permutations(range(2, x.ndim)):
-        module = make(name, dims).double()
+        module = make(name, dims, **(UNORDERED.get(name) or {})).double()
         if name not in ALIKE:
             treat_axes_alike(name, module, dims)
         there = (0, 1, *order)
         y = module.train(training)(x)
+        if name == "axial":  # one axis after the other
+            module.axes = tuple(order.index(2 + axis) for axis in module.axes)
         same(module(x.permute(there)), y.permute(there), 1e-9)
 
 

@@ -14,6 +14,7 @@ CONV = {2: F.conv2d, 3: F.conv3d}
 # Options with which every module takes 16 channels.
 FITS: dict[str, dict[str, Any]] = {
     "sa": {"groups": 4},
+    "lct": {"groups": 4},
     "epsa": {"groups": (1, 2, 2, 4)},
     "ema": {"groups": 4},
     "sge": {"groups": 4},
@@ -83,6 +84,9 @@ def test_sa_refuses_an_uneven_split_and_says_which_groups_fit(channels: int) -> 
 
 SQUEEZED = {
     "se": {},
+    "ge": {"mlp": True},
+    "fca": {"frequencies": 1},
+    "gam": {},
     "cbam": {},
     "bam": {},
     "ca": {"min_width": 1},
@@ -90,6 +94,10 @@ SQUEEZED = {
     "nl": {"reduction": 16},
     "sk": {"groups": 1, "min_width": 1},
     "epsa": {"groups": (1, 1, 1, 1)},
+    "cse": {},
+    "scse": {},
+    "pe": {},
+    "lsk": {},
 }
 
 
@@ -125,7 +133,7 @@ def test_a_single_position_has_a_finite_gate_and_gradient(name: str, dims: int) 
 
 @both_dims
 def test_a_constant_map_has_a_finite_gate_and_gradient(dims: int) -> None:
-    for name in ("simam", "sge"):
+    for name in ("simam", "sge", "srm", "gct"):
         x = torch.ones(2, 64, *(3,) * dims, requires_grad=True)
         y = attnzoo.create(name, 64, spatial_dims=dims)(x)
         y.sum().backward()

@@ -32,15 +32,49 @@ CASES = {
     "nl_embedded": ("nl", {}),
     "nl3d_embedded": ("nl", {"subsample": True}),
     "bam": ("bam", {}),
+    "cse2d": ("cse", {}),
+    "sse2d": ("sse", {}),
+    "scse2d": ("scse", {}),
+    "scse3d": ("scse", {}),
+    "pe3d": ("pe", {}),
+    "lka": ("lka", {}),
+    "lska_k23": ("lska", {}),
+    "lsk": ("lsk", {}),
+    "caa": ("caa", {"norm": True}),
+    "scsa": ("scsa", {"heads": 8}),
     "sk_ppplang": ("sk", {"groups": 8, "reduction": 2, "min_width": 16}),
+    "ge_theta_global": ("ge", {"learned": True, "size": 7, "bias": True}),
+    "srm": ("srm", {}),
+    "gct": ("gct", {}),
+    "lct": ("lct", {"groups": 8}),
+    "fca": ("fca", {"reduction": 4, "size": 14}),
+    "gam": ("gam", {}),
+    "nam": ("nam", {"frozen": True}),
+    "ela": ("ela", {}),
+    "mlca": ("mlca", {}),
+    "danet_pam": ("pam", {}),
+    "danet_cam": ("cam", {}),
+    "ccnet": ("cca", {}),
+    "a2": ("a2", {"reduction": 2, "maps": 8, "residual": False}),
+    "splat": ("splat", {}),
+    "axial_h": ("axial", {"axes": (0,), "groups": 4, "feat_size": 12}),
+    "axial_w": ("axial", {"axes": (1,), "groups": 4, "feat_size": 14}),
+    "timm_bot": ("bot", {"feat_size": (6, 7)}),
+    "timm_halo": ("halo", {"block_size": 4, "halo_size": 1, "heads": 4}),
+    "timm_lambda": ("lambda", {"kernel_size": 5}),
 }
 
+# The norm of a batch of four takes away digits, of which the authors' gradients had 6.6e-6 to lose.
+IN_DOUBLE = {"srm", "splat"}
+# That of a batch of two takes more: the authors have a bias before it whose gradient is 3e-5 of the largest, and not 0.
+TOLERANCE = {"splat": 1e-4}
 
-def relative(ours: torch.Tensor, theirs: torch.Tensor, largest: float = 1.0) -> float:
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor, largest: float = 1.0, noise: float = 1e-5) -> float:
     """Largest deviation over the largest value; `largest` of all gradients for one that is zero by construction."""
     scale = float(theirs.abs().max())
     # A bias in front of a batch norm or a softmax has rounding noise for a gradient, in both codes.
-    return float((ours.detach() - theirs).abs().max()) / (scale if scale > 1e-5 * max(largest, 1) else max(largest, 1))
+    return float((ours.detach() - theirs).abs().max()) / (scale if scale > noise * max(largest, 1) else max(largest, 1))
 
 
 def read(file: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -49,7 +83,12 @@ def read(file: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         return json.loads(str(golden["meta"])), data
 
 
-def equal_to(module: nn.Module, data: dict[str, torch.Tensor], convert: Callable[..., dict[str, torch.Tensor]]) -> None:
+def equal_to(
+    module: nn.Module,
+    data: dict[str, torch.Tensor],
+    convert: Callable[..., dict[str, torch.Tensor]],
+    tolerance: float = 1e-5,
+) -> None:
     """Outputs, input and parameter gradients in eval and train mode, and the buffers after a step."""
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
@@ -58,22 +97,22 @@ def equal_to(module: nn.Module, data: dict[str, torch.Tensor], convert: Callable
     module.load_state_dict(part("sd/"), strict=True)
     x = data["x"].clone().requires_grad_()
     module.eval()
-    assert relative(module(x), data["y_eval"]) < 1e-5
+    assert relative(module(x), data["y_eval"]) < tolerance
     (gx_eval,) = torch.autograd.grad((module(x) * data["r"]).sum(), x)
-    assert relative(gx_eval, data.get("gx_eval", data["gx_train"])) < 1e-5
+    assert relative(gx_eval, data.get("gx_eval", data["gx_train"])) < tolerance
 
     module.train()
     y = module(x)
-    assert relative(y, data["y_train"]) < 1e-5
+    assert relative(y, data["y_train"]) < tolerance
     (y * data["r"]).sum().backward()
-    assert relative(x.grad, data["gx_train"]) < 1e-5
+    assert relative(x.grad, data["gx_train"]) < tolerance
     ours = dict(module.named_parameters())
     largest = max((float(p.abs().max()) for p in part("gp/").values()), default=0.0)
     for key, theirs in part("gp/").items():
-        assert relative(ours[key].grad, theirs, largest) < 1e-5, key
+        assert relative(ours[key].grad, theirs, largest, tolerance) < tolerance, key
     state = module.state_dict()
     for key, theirs in part("sd_after/").items():
-        assert relative(state[key].float(), theirs.float()) < 1e-5, key
+        assert relative(state[key].float(), theirs.float()) < tolerance, key
 
 
 @pytest.mark.parametrize("file", CASES)
@@ -82,7 +121,9 @@ def test_equals_the_authors_code(file: str) -> None:
     meta, data = read(file)
     module = attnzoo.create(name, data["x"].shape[1], spatial_dims=data["x"].ndim - 2, **options)
     assert sum(p.numel() for p in module.parameters()) == meta["n_params"]
-    equal_to(module, data, partial(convert_module, name))
+    if file in IN_DOUBLE:
+        module, data = module.double(), {key: value.double() for key, value in data.items()}
+    equal_to(module, data, partial(convert_module, name), TOLERANCE.get(file, 1e-5))
 
 
 class Bottle2neck(nn.Module):
@@ -108,6 +149,35 @@ def test_res2net_is_the_middle_of_the_authors_block() -> None:
 
     def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {f"middle.{key}" if key.startswith(("convs.", "bns.")) else key: value for key, value in state.items()}
+
+    equal_to(block, data, convert)
+
+
+class GEBlock(nn.Module):
+    """BayesWatch's whole block, of which our module gates what is added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.ge = attnzoo.create("ge", channels, extent=2, learned=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv1(self.bn1(x).relu())
+        return x + self.ge(self.conv2(self.bn2(out).relu()))
+
+
+def test_ge_gates_the_branch_of_its_block() -> None:
+    meta, data = read("ge_block_theta_e2")
+    block = GEBlock(data["x"].shape[1])
+    assert sum(p.numel() for p in block.parameters()) == meta["n_params"]
+
+    def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        own = {key: value for key, value in state.items() if key.startswith("downop.")}
+        ours = {f"ge.{key}": value for key, value in convert_module("ge", own).items()}
+        return {**{key: value for key, value in state.items() if key not in own}, **ours}
 
     equal_to(block, data, convert)
 

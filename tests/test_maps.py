@@ -15,7 +15,13 @@ from attnzoo.inject import Attached
 from attnzoo.maps import activation_layer, activation_map, branch_weights, enlarge, gate_maps
 
 SPATIAL = {2: (5, 7), 3: (3, 5, 7)}
-OPTIONS: dict[str, dict[str, Any]] = {"sa": {"groups": 2}, "sge": {"groups": 4}, "ema": {"groups": 4}, "nl": {}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sa": {"groups": 2},
+    "sge": {"groups": 4},
+    "ema": {"groups": 4},
+    "lct": {"groups": 4},
+    "nl": {},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +76,37 @@ def test_a_gate_made_by_hand_is_what_the_map_shows(dims: int, width: int) -> Non
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", ["bam", "ca", "eca", "ema", "mpe", "se", "sge", "simam", "triplet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bam",
+        "ge",
+        "srm",
+        "gct",
+        "lct",
+        "fca",
+        "nam",
+        "ela",
+        "mlca",
+        "ca",
+        "eca",
+        "ema",
+        "mpe",
+        "se",
+        "sge",
+        "simam",
+        "triplet",
+        "cse",
+        "sse",
+        "scse",
+        "pe",
+        "lka",
+        "lska",
+        "lsk",
+        "caa",
+        "scsa",
+    ],
+)
 @pytest.mark.parametrize("blend", [False, True])
 def test_the_map_of_a_gate_is_what_it_does_to_the_features(name: str, dims: int, blend: bool) -> None:
     attention: nn.Module = shaken(create(name, 16, spatial_dims=dims, **OPTIONS.get(name, {})))

@@ -36,6 +36,8 @@ LOADED = [name for name, net in NETWORKS.items() if net.depth == 101]
 @cache
 def drawn(key: str, shape: tuple[int, ...]) -> Tensor:
     """A weight drawn from its key by the goldens' recipe; networks share the keys of their ResNet, so it is kept."""
+    if key.endswith("dct_layer.weight"):  # FcaNet's 16 frequencies, each for as many channels
+        return drawn(f"{key}.rows", (16, *shape[1:])).repeat_interleave(shape[0] // 16, 0)
     random = np.random.RandomState(zlib.crc32(key.encode()))
     if key.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -96,7 +98,7 @@ def numbers(model: nn.Module) -> int:
 
 
 def parameters(net: Network) -> int:
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "dct_layer.weight")
     return sum(math.prod(shape) for key, shape in net.shapes().items() if not key.endswith(buffers))
 
 
@@ -123,6 +125,11 @@ def test_the_references_parameters_are_as_many_as_the_authors(name: str) -> None
     assert parameters(NETWORKS[name]) == NETWORKS[name].params
 
 
+@pytest.mark.parametrize(("name", "entries"), [("srm_resnet50", 416), ("fcanet50", 368), ("gct_resnet50", 479)])
+def test_the_reference_has_as_many_entries_as_the_authors(name: str, entries: int) -> None:
+    assert len(NETWORKS[name].shapes()) == entries
+
+
 @pytest.mark.parametrize(
     ("name", "theirs"),
     [
@@ -132,6 +139,7 @@ def test_the_references_parameters_are_as_many_as_the_authors(name: str) -> None
         ("legacy_seresnet50", "legacy_seresnet50"),
         ("res2net50_26w_4s", "res2net50_26w_4s"),
         ("res2net50_14w_8s", "res2net50_14w_8s"),
+        ("resnest50", "resnest50d"),
     ],
 )
 def test_the_reference_is_timms_network(name: str, theirs: str) -> None:
@@ -164,7 +172,11 @@ def test_the_reference_has_the_goldens_logits(name: str) -> None:
         ("eca", "eca.", nets.eca),
         ("sge", "sge.", nets.sge),
         ("simam", "", lambda w, x: nets.simam(x, 1e-4)),
+        ("srm", "rclb.", nets.srm),
+        ("gct", "", nets.gct),
+        ("fca", "att.", nets.fca),
         ("psa", "conv2.", lambda w, x: nets.epsa(w, x, 1)),
+        ("splat", "conv2.", lambda w, x: nets.splat(w, x, 1, "")),
         ("res2net_block", "", lambda w, x: nets.block(w, x, "res2net", 1, False, 0)),
     ],
 )
@@ -297,6 +309,24 @@ def test_simams_lambda_is_that_of_the_released_networks_unless_told(
             assert close(model(images()), logits(state, images(), "simam", value)) == (value == regularisation)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnest14d", {}),
+        ("resnest50d_4s2x40d", {"pool": "before"}),
+        ("resnest50d_1s4x24d", {"pool": "before"}),
+    ],
+)
+def test_resnests_splits_groups_and_pools_are_timms(name: str, options: dict[str, str]) -> None:
+    theirs = timm.create_model(name).eval()
+    theirs.load_state_dict({key: drawn(key, tuple(value.shape)) for key, value in theirs.state_dict().items()})
+    ours = official.load("resnest", theirs.state_dict(), **options)
+    assert official.identify(theirs.state_dict()) == "splat"
+    with torch.inference_mode():
+        for x in (images(), images()[:, :, :61, :77]):
+            assert close(ours(x), theirs(x))
+
+
 def test_the_number_of_classes_is_the_heads() -> None:
     net = replace(NETWORKS["se_resnet18"], classes=10)
     state = state_of(net)
@@ -339,7 +369,7 @@ def test_a_plain_resnet_is_refused(name: str) -> None:
     net = Network("", 18 if basic else 50)
     with pytest.raises(ValueError, match=r"(?i)missing") as error:
         official.load(name, marked(net))
-    assert "layer1.0." in one_line(error) or "bam1" in one_line(error)
+    assert any(place in one_line(error) for place in ("layer1.0.", "bam1", "conv1.0.alpha"))
 
 
 @pytest.mark.parametrize(

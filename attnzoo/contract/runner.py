@@ -60,8 +60,10 @@ class Subject:
             module = self.fresh(**place)
             for key, value in module.state_dict().items():
                 if value.is_floating_point():
-                    noise = torch.randn_like(value) / 4
-                    value.copy_(noise.abs() + 0.5 if key.endswith("running_var") else value + noise)
+                    # Features keep their size: a norm's variance is about 1, and weights of many inputs change less.
+                    inputs = value[0].numel() if value.ndim > 1 else 1
+                    noise = torch.randn_like(value) / max(4, 2 * inputs**0.5)
+                    value.copy_(noise.abs() + 0.75 if key.endswith("running_var") else value + noise)
         return module
 
     def features(

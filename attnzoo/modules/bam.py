@@ -3,14 +3,22 @@
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 
-@register("bam", paper="https://arxiv.org/abs/1807.06514", site="stage", year=2018, golden=True)
-class BottleneckAttention(nd.Gate):
+@register(
+    "bam",
+    paper="https://arxiv.org/abs/1807.06514",
+    site="stage",
+    year=2018,
+    golden=True,
+    formula="y = x * (1 + sigmoid(MLP(mean(x)) * s)); s = W2 conv_3(conv_3(W1 x)), both dilated by 4",
+)
+class BottleneckAttention(nd.SpreadGate):
     """Gate 1 + sigmoid of a channel branch times a dilated spatial branch (Park et al., 2018).
 
     The authors put one after each of the first three stages. Their code multiplies the branches and their paper adds
@@ -59,8 +67,20 @@ class BottleneckAttention(nd.Gate):
             spatial += [conv(hidden, hidden, 3, padding=dilation, dilation=dilation), norm(hidden), nn.ReLU()]
         self.spatial = nn.Sequential(*spatial, conv(hidden, 1, 1))
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Gate (N, C, *spatial) of features x."""
-        channel, spatial = nd.expand(self.channel(x.mean(nd.axes(x))), x), self.spatial(x)
-        logits: Tensor = channel * spatial if self.combine == "mul" else channel + spatial
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits (N, C, 1, ...) by channel and (N, 1, *spatial) by position of features x (N, C, *spatial)."""
+        return nd.expand(self.channel(products.mean(x, nd.axes(x))), x), self.spatial(x)
+
+    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
+        """Gate (N, C, *spatial)."""
+        channel, spatial = maps
+        logits = channel * spatial if self.combine == "mul" else channel + spatial
         return 1 + logits.sigmoid()
+
+    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivative of `spread`."""
+        channel, spatial = maps
+        by_logits = torch.ops.aten.sigmoid_backward(by_gate, gate - 1)
+        return (
+            (None, by_logits * spatial, by_logits * channel) if self.combine == "mul" else (None, by_logits, by_logits)
+        )

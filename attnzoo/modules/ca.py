@@ -12,8 +12,16 @@ from attnzoo.registry import register
 AXES = {2: ("h", "w"), 3: ("t", "h", "w")}
 
 
-@register("ca", paper="https://arxiv.org/abs/2103.02907", site="mid", aliases=["coord"], year=2021, golden=True)
-class CoordinateAttention(nd.Gate):
+@register(
+    "ca",
+    paper="https://arxiv.org/abs/2103.02907",
+    site="mid",
+    aliases=["coord"],
+    year=2021,
+    golden=True,
+    formula="z = hardswish(norm(W [mean_w(x), mean_h(x)])); y = x * sigmoid(W_h z_h) * sigmoid(W_w z_w)",
+)
+class CoordinateAttention(nd.SpreadGate):
     """Channel gates that keep the position along each axis (Hou et al., 2021).
 
     timm's version has reduction=24, divisor=8, bias=False. 3D: one strip and one expanding convolution per spatial axis
@@ -53,9 +61,15 @@ class CoordinateAttention(nd.Gate):
         for name in self.expand:
             self.add_module(name, conv(width, channels, 1, bias=bias))
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Gate (N, C, *spatial) of features x: the product of one gate per axis."""
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
         squeezed = nd.unstrip(F.hardswish(self.bn1(self.conv1(nd.strips(x)))), x.shape[2:])
-        gates = [self.get_submodule(name)(s).sigmoid() for name, s in zip(self.expand, squeezed, strict=True)]
-        product: Tensor = reduce(operator.mul, gates)
-        return product
+        return tuple(self.get_submodule(name)(s).sigmoid() for name, s in zip(self.expand, squeezed, strict=True))
+
+    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
+        """The product of the gates, (N, C, *spatial)."""
+        return reduce(operator.mul, maps)
+
+    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivative of `spread`."""
+        return None, *(reduce(operator.mul, maps[:i] + maps[i + 1 :], by_gate) for i in range(len(maps)))

@@ -6,20 +6,27 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 # (N, C, *spatial) -> (N, C)
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "avg": lambda x: x.mean(nd.axes(x)),
-    "max": lambda x: x.flatten(2).max(2).values,
+    "avg": lambda x: products.mean(x, nd.axes(x)),
+    "max": lambda x: products.max_and_mean(x.flatten(2), 2)[0][0],
     # Of a channel that a ReLU left at zero the gradient is 0 here and NaN in the root of a sum of squares.
     "lp": lambda x: torch.linalg.vector_norm(x, dim=nd.axes(x)),
     "lse": lambda x: x.logsumexp(nd.axes(x)),
 }
 
 
-@register("cbam", paper="https://arxiv.org/abs/1807.06521", site="out", year=2018, golden=True)
+@register(
+    "cbam",
+    paper="https://arxiv.org/abs/1807.06521",
+    site="out",
+    year=2018,
+    golden=True,
+    formula="z = x * sigmoid(MLP(mean(x)) + MLP(max(x))); y = z * sigmoid(norm(conv_7([max_c(z), mean_c(z)])))",
+)
 class ConvolutionalBlockAttention(nd.Attention):
     """Channel gate from mean and max pooling, then a spatial gate from channel-wise max and mean (Woo et al., 2018).
 
@@ -80,5 +87,20 @@ class ConvolutionalBlockAttention(nd.Attention):
     def forward(self, x: Tensor) -> Tensor:
         """Attend to features x (N, C, *spatial)."""
         self.check(x)
-        x = x * self.channel_gate(x)
-        return x if self.spatial is None else x * self.spatial(x, axis=1)
+        channel_gate = self.channel_gate(x)
+        scaled = products.scale(x, channel_gate)
+        if self.spatial is None:
+            return scaled
+        ((maximum, mean),) = products.max_and_mean(scaled, 1)
+        # Of x, which is kept for the backward pass anyway, and not of `scaled`, which then is not.
+        return products.product(_both, _both_derivative, x, channel_gate, self.spatial(maximum, mean, axis=1))
+
+
+def _both(x: Tensor, channel_gate: Tensor, spatial_gate: Tensor) -> Tensor:
+    return channel_gate * spatial_gate
+
+
+def _both_derivative(
+    by_gate: Tensor, gate: Tensor, x: Tensor, channel_gate: Tensor, spatial_gate: Tensor
+) -> tuple[Tensor | None, ...]:
+    return None, by_gate * spatial_gate, by_gate * channel_gate

@@ -5,11 +5,18 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 
-@register("eca", paper="https://arxiv.org/abs/1910.03151", site="out", year=2020, golden=True)
+@register(
+    "eca",
+    paper="https://arxiv.org/abs/1910.03151",
+    site="out",
+    year=2020,
+    golden=True,
+    formula="y = x * sigmoid(conv1d_3(mean(x))), along the channels",
+)
 class EfficientChannelAttention(nd.Gate):
     """Channel gate from a 1D convolution along the pooled channels (Wang et al., 2020).
 
@@ -45,7 +52,7 @@ class EfficientChannelAttention(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
-        pooled = x.mean(nd.axes(x))
+        pooled = products.mean(x, nd.axes(x))
         if self.shared:
             logits = self.conv(pooled.unsqueeze(1)).squeeze(1)
         else:

@@ -9,7 +9,15 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("epsa", paper="https://arxiv.org/abs/2105.14447", site="conv", aliases=["psa"], year=2022, golden=True)
+@register(
+    "epsa",
+    paper="https://arxiv.org/abs/2105.14447",
+    site="conv",
+    aliases=["psa"],
+    year=2022,
+    golden=True,
+    formula="b_k = conv_k(x); y = [b_k * softmax_k(sigmoid(W2 relu(W1 mean(b_k))))], k = 9, 7, 5, 3",
+)
 class PyramidSqueezeAttention(nd.Attention):
     """Grouped convolutions of several kernel sizes, weighted against each other per channel (Zhang et al., 2022).
 

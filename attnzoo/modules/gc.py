@@ -9,7 +9,14 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("gc", paper="https://arxiv.org/abs/1904.11492", site="out", year=2019, golden=True)
+@register(
+    "gc",
+    paper="https://arxiv.org/abs/1904.11492",
+    site="out",
+    year=2019,
+    golden=True,
+    formula="y = x + W2 relu(norm(W1 sum(x * softmax(w x)))), sum and softmax over the positions",
+)
 class GlobalContext(nd.Attention):
     """One attention-pooled context for all positions, added to the features or gating them (Cao et al., 2019).
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 Fusion = Literal["dynamic", "mean", "max", "static"]
@@ -20,7 +20,16 @@ OPTIONS = {
 }
 
 
-@register("mpe", paper="https://doi.org/10.3390/electronics14091886", site="mid", year=2025)
+@register(
+    "mpe",
+    paper="https://doi.org/10.3390/electronics14091886",
+    site="mid",
+    year=2025,
+    formula="per group: a as in EMA; f_d = conv_3(x) dilated by d; "
+    "b = W [f_1, f_3, f_5] + sum_d softmax_d(G mean(x)) * f_d; "
+    "y = x + x * sigmoid(softmax(mean(a)) @ b + softmax(mean(b)) @ a)",
+    checked="its paper's equations, written out a second time",
+)
 class MultiScaleParallelEnhancement(nd.Gate):
     """Cross-spatial gate between a strip-gated branch and parallel dilated convolutions (Electronics 2025, 14, 1886).
 
@@ -113,23 +122,47 @@ class MultiScaleParallelEnhancement(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, groups, *spatial) of features x (N, C, *spatial): sigmoid(W), plus 1 for the residual."""
+        maps = x.transpose(1, 2).flatten(0, 1) if self.temporal == "folded" else x
+        linear = self.combine == "concat" or self.fusion != "max"
+        w = fast.recomputed(self._fast, self, maps) if linear and fast.usable(self, maps) else self._cross_spatial(maps)
         if self.temporal == "folded":
-            frames = x.transpose(1, 2)
-            w = self._cross_spatial(frames.flatten(0, 1))
-            w = w.reshape(*frames.shape[:2], *w.shape[1:]).transpose(1, 2)
-        else:
-            w = self._cross_spatial(x)
+            w = w.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
         return w.sigmoid() + 1 if self.residual else w.sigmoid()
 
     def _cross_spatial(self, x: Tensor) -> Tensor:
         """W (N, groups, *spatial) of features x (N, C, *spatial)."""
         group_x = self._grouped(x)
-        gated = group_x
-        for strip in nd.unstrip(self.strip(nd.strips(group_x)), x.shape[2:]):
-            gated = gated * strip.sigmoid()
-        x1 = self.norm(gated)
         x2 = self._fuse([branch(group_x) for branch in self.branches], group_x)
-        return nd.cross_spatial(x1, x2).reshape(-1, self.groups, *x.shape[2:])
+        w = nd.cross_spatial(self._strip_gated(group_x), x2)
+        return w.reshape(x.shape[0], self.groups, *x.shape[2:])
+
+    def _fast(self, x: Tensor) -> Tensor:
+        """The same without the branches, which W, linear in them, needs in two sums only: over positions and channels.
+
+        X12 is the softmax of X2's mean over positions, and X11 X21 a sum over X2's channels.
+        """
+        group_x, branches = self._grouped(x), list(self.branches)
+        x1 = self._strip_gated(group_x)
+        means = [nd.expand(mean, group_x) for mean in fast.conv_means(group_x, branches)]
+        x12 = self._fuse(means, group_x).flatten(1).softmax(1)
+        alone = self.norm.num_groups == x1.shape[1]  # a channel normed by itself has its bias for a mean
+        x11 = (self.norm.bias.unsqueeze(0) if alone else x1.mean(nd.axes(x1))).softmax(1)
+        shares = torch.zeros_like(x11).unsqueeze(1)  # (N * groups or 1, branches, c): what X11 X21 takes of each
+        constant = x11.new_zeros(1)
+        if self.combine != "weighted":
+            shares = shares + (x11 @ self.concat.weight.flatten(1)).unflatten(1, (len(branches), -1))
+            constant = x11 @ self.concat.bias
+        if self.combine != "concat":
+            shares = shares + self._weights(group_x).unsqueeze(2) * x11.unsqueeze(1)
+        x11_x21 = fast.weighted_convs(group_x, branches, shares.unbind(1)) + nd.expand(constant.unsqueeze(1), x)[:, 0]
+        w = x11_x21 + (x12.unsqueeze(1) @ x1.flatten(2)).reshape(x11_x21.shape)
+        return w.reshape(x.shape[0], self.groups, *x.shape[2:])
+
+    def _strip_gated(self, group_x: Tensor) -> Tensor:
+        """X1: group_x (N * groups, c, *spatial) gated along each axis and normed."""
+        gates = nd.unstrip(self.strip(nd.strips(group_x)).sigmoid(), group_x.shape[2:])
+        x1: Tensor = self.norm(fast.gated(group_x, *gates))
+        return x1
 
     def branch_weights(self, x: Tensor) -> Tensor:
         """Weights (N, branches) for features x (N, C, *spatial), averaged over groups, and over frames if folded."""

@@ -5,13 +5,21 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 MODES = ("embedded", "gaussian", "dot", "concat")
 
 
-@register("nl", paper="https://arxiv.org/abs/1711.07971", site="stage", year=2018, golden=True)
+@register(
+    "nl",
+    paper="https://arxiv.org/abs/1711.07971",
+    site="stage",
+    year=2018,
+    golden=True,
+    checked="AlexHex7's port (the authors' code is Caffe2)",
+    formula="q, k, v = W x; y = x + norm(W_z softmax(q^T k) v), softmax over the positions",
+)
 class NonLocal(nd.Attention):
     """Each position adds a weighted mean over all positions (Wang et al., 2018).
 
@@ -78,9 +86,17 @@ class NonLocal(nd.Attention):
         key, value = source if self.mode == "gaussian" else self.key(source), self.value(source)
         if self.subsample and not self.pool_first:
             key, value = self._pool(key), self._pool(value)
-        mixed = self.affinity(query, key.flatten(2)) @ value.flatten(2).transpose(1, 2)
-        attended: Tensor = self.norm(self.out(mixed.transpose(1, 2).unflatten(2, x.shape[2:])))
+        mixed = self._mixed(query, key.flatten(2), value.flatten(2).transpose(1, 2), fast.usable(self, x))
+        features = nd.laid_out_as(mixed.transpose(1, 2).unflatten(2, x.shape[2:]), x)
+        attended: Tensor = self.norm(self.out(features))
         return x + attended
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, fused: bool) -> Tensor:
+        """The means (N, positions, d) of value (N, pooled positions, d), weighted by the affinity of query and key."""
+        fits = self.mode in ("embedded", "gaussian") and query.shape[2] == value.shape[2] and query.dtype == value.dtype
+        if fused and fits and key.shape[2] > 4 * key.shape[1]:  # on small maps it takes longer
+            return fast.attention(query, key.mT, value, self.factor)
+        return self.affinity(query, key) @ value
 
     def affinity(self, query: Tensor, key: Tensor) -> Tensor:
         """Weights (N, positions, pooled positions) of query (N, positions, d) and key (N, d, pooled positions)."""

@@ -10,7 +10,14 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("res2net", paper="https://arxiv.org/abs/1904.01169", site="conv", year=2021, golden=True)
+@register(
+    "res2net",
+    paper="https://arxiv.org/abs/1904.01169",
+    site="conv",
+    year=2021,
+    golden=True,
+    formula="y_1 = f_1(x_1), y_i = f_i(x_i + y_(i-1)), y_s = x_s; f = relu(norm(conv_3)); y = [y_1, ..., y_s]",
+)
 class Res2Net(nd.Attention):
     """Channels in parts, each convolved after adding the result of the part before (Gao et al., 2021).
 

@@ -3,11 +3,19 @@
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 
-@register("sa", paper="https://arxiv.org/abs/2102.00240", site="out", aliases=["shuffle"], year=2021, golden=True)
+@register(
+    "sa",
+    paper="https://arxiv.org/abs/2102.00240",
+    site="out",
+    aliases=["shuffle"],
+    year=2021,
+    golden=True,
+    formula="per group, of halves u and v: y = shuffle([u * sigmoid(a mean(u) + b), v * sigmoid(c norm(v) + d)])",
+)
 class ShuffleAttention(nd.Attention):
     """Per group half the channels gated by their mean, half by their normalised map; a shuffle (Zhang & Yang, 2021).
 
@@ -39,13 +47,32 @@ class ShuffleAttention(nd.Attention):
     def forward(self, x: Tensor) -> Tensor:
         """Attend to features x (N, C, *spatial)."""
         self.check(x)
-        by_channel, by_space = x.reshape(-1, 2, x.shape[1] // (2 * self.groups), *x.shape[2:]).unbind(1)
-        mean = by_channel.mean(nd.axes(by_channel), keepdim=True)
-        by_channel = by_channel * (self.cweight * mean + self.cbias).sigmoid()
-        by_space = by_space * (self.sweight * self.gn(by_space) + self.sbias).sigmoid()
-        # Channel shuffle with two groups over all C: output channel 2j + i is the concatenated channel i * C/2 + j.
-        both = torch.stack((by_channel, by_space), 1).reshape(x.shape[0], 2, x.shape[1] // 2, *x.shape[2:])
-        shuffled = both.transpose(1, 2).reshape(x.shape)
+        y = products.product(_affine_gate, _affine_derivative, x, *self._maps(x))
+        # Channel shuffle with two groups over all C: output channel 2j + i is channel i * C/2 + j.
         last = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
-        kept = not x.is_contiguous() and x.is_contiguous(memory_format=last)  # the shuffle loses this layout
-        return shuffled.contiguous(memory_format=last) if kept else shuffled
+        if x.is_contiguous() or not x.is_contiguous(memory_format=last):
+            shuffled: Tensor = y.unflatten(1, (2, -1)).transpose(1, 2).reshape(x.shape)
+        else:
+            shuffled = y.movedim(1, -1).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
+        return shuffled
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Slope and shift (N, C, 1, ...) of the logits, an affine map of features x (N, C, *spatial)."""
+        mean, variance = (m.unflatten(1, (self.groups, 2, -1)).unbind(2) for m in products.moments(x, nd.axes(x)))
+        by_mean = self.cweight * mean[0] + self.cbias
+        weight, bias = (p.view_as(self.sweight) for p in (self.gn.weight, self.gn.bias))
+        slope = self.sweight * weight * (variance[1] + self.gn.eps).rsqrt()
+        shift = self.sweight * bias + self.sbias - slope * mean[1]
+        halves = (torch.zeros_like(slope), slope), (by_mean, shift)
+        return tuple(torch.stack(half, 2).flatten(1, 3) for half in halves)
+
+
+def _affine_gate(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    return (x * slope).add_(shift).sigmoid_()
+
+
+def _affine_derivative(
+    by_gate: Tensor, gate: Tensor, x: Tensor, slope: Tensor, shift: Tensor
+) -> tuple[Tensor | None, ...]:
+    by_logits = torch.ops.aten.sigmoid_backward(by_gate, gate)
+    return by_logits * slope, by_logits * x, by_logits

@@ -2,11 +2,19 @@
 
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 
-@register("se", paper="https://arxiv.org/abs/1709.01507", site="out", year=2018, golden=True)
+@register(
+    "se",
+    paper="https://arxiv.org/abs/1709.01507",
+    site="out",
+    year=2018,
+    golden=True,
+    checked="moskomule's port (the authors' code is Caffe)",
+    formula="y = x * sigmoid(W2 relu(W1 mean(x)))",
+)
 class SqueezeExcitation(nd.Gate):
     """Channel gate from globally pooled features (Hu et al., 2018).
 
@@ -44,4 +52,4 @@ class SqueezeExcitation(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
-        return nd.expand(self.fc(x.mean(nd.axes(x))).sigmoid(), x)
+        return nd.expand(self.fc(products.mean(x, nd.axes(x))).sigmoid(), x)

@@ -9,7 +9,14 @@ from attnzoo import nd
 from attnzoo.registry import register
 
 
-@register("sge", paper="https://arxiv.org/abs/1905.09646", site="out", year=2019, golden=True)
+@register(
+    "sge",
+    paper="https://arxiv.org/abs/1905.09646",
+    site="out",
+    year=2019,
+    golden=True,
+    formula="per group: s = sum_c(x * mean(x)); y = x * sigmoid(w (s - mean(s)) / std(s) + b)",
+)
 class SpatialGroupEnhance(nd.Gate):
     """Each group of channels gated by how like its mean each position is (Li, Hu & Yang, 2019).
 

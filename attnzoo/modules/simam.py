@@ -2,13 +2,21 @@
 
 import math
 
+import torch
 from torch import Tensor
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 
-@register("simam", paper="https://proceedings.mlr.press/v139/yang21o.html", site="mid", year=2021, golden=True)
+@register(
+    "simam",
+    paper="https://proceedings.mlr.press/v139/yang21o.html",
+    site="mid",
+    year=2021,
+    golden=True,
+    formula="d = (x - mean(x))^2; y = x * sigmoid(d / (4 (sum(d) / (n - 1) + lambda)) + 1/2), n positions",
+)
 class SimpleAttention(nd.Gate):
     """Parameter-free gate: how far each position is from the mean of its channel (Yang et al., 2021).
 
@@ -32,5 +40,31 @@ class SimpleAttention(nd.Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, *spatial) of features x."""
         distance = (x - x.mean(nd.axes(x), keepdim=True)).square()
-        variance = distance.sum(nd.axes(x), keepdim=True) / max(1, math.prod(x.shape[2:]) - 1)
-        return (distance / (4 * (variance + self.regularisation)) + 0.5).sigmoid()
+        return (distance * self._factor(distance) + 0.5).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale features x (N, C, *spatial) by their gate."""
+        self.check(x)
+        return products.by_sample(lambda x: x * self.gate(x), self._scaled, self._derivative, x)
+
+    def _factor(self, distance: Tensor) -> Tensor:
+        """By which the distance enters the gate, (N, C, 1, ...)."""
+        variance = distance.sum(nd.axes(distance), keepdim=True) / max(1, math.prod(distance.shape[2:]) - 1)
+        return 1 / (4 * (variance + self.regularisation))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """x * gate(x) in few passes."""
+        distance = (x - x.mean(nd.axes(x), keepdim=True)).square_()
+        return distance.mul_(self._factor(distance)).add_(0.5).sigmoid_().mul_(x)
+
+    def _derivative(self, by_y: Tensor, x: Tensor) -> Tensor:
+        axes, others = nd.axes(x), max(1, math.prod(x.shape[2:]) - 1)
+        centred = x - x.mean(axes, keepdim=True)
+        distance = centred.square()
+        factor = self._factor(distance)
+        gate = (distance * factor).add_(0.5).sigmoid_()
+        by_logits = torch.ops.aten.sigmoid_backward(by_y * x, gate)
+        by_variance = distance.mul_(by_logits).sum(axes, keepdim=True) * -4 * factor.square()
+        by_centred = by_logits.mul_(2 * factor).add_(2 * by_variance / others).mul_(centred)
+        by_x: Tensor = by_centred.sub_(by_centred.mean(axes, keepdim=True)).add_(gate.mul_(by_y))
+        return by_x

@@ -5,11 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 
-@register("sk", paper="https://arxiv.org/abs/1903.06586", site="conv", year=2019, golden=True)
+@register(
+    "sk",
+    paper="https://arxiv.org/abs/1903.06586",
+    site="conv",
+    year=2019,
+    golden=True,
+    checked="pppLang's port (the authors' code is Caffe)",
+    formula="b_k = relu(norm(conv_k(x))); y = sum_k b_k * softmax_k(W_k W mean(sum_k b_k)), k = 3, 5",
+)
 class SelectiveKernel(nd.Attention):
     """Grouped convolutions of several kernel sizes, mixed channel by channel from their pooled sum (Li et al., 2019).
 
@@ -73,7 +81,7 @@ class SelectiveKernel(nd.Attention):
             nd.split(width, g)
             size, dilation = (3, nd.odd(k) // 2) if dilated else (nd.odd(k), 1)
             branch = conv(seen, width, size, strides, k // 2, dilation, g, bias)
-            self.convs.append(nn.Sequential(branch, nd.batch_norm(spatial_dims)(width), nn.ReLU()))
+            self.convs.append(nn.Sequential(branch, nd.batch_norm(spatial_dims)(width), nn.ReLU(inplace=True)))
         hidden = nd.squeeze(width, reduction, min_width, divisor, keep=0.9)
         self.fc: nn.Module = nn.Linear(width, hidden, bias)
         if norm:
@@ -86,8 +94,9 @@ class SelectiveKernel(nd.Attention):
         self.check(x)
         branches = self._branches(x)
         weights = self._weights(branches)
-        terms = [nd.expand(w, b) * b for w, b in zip(weights, branches, strict=True)]
-        mixed: Tensor = sum(terms[1:], terms[0])
+        mixed = nd.expand(weights[0], branches[0]) * branches[0]
+        for branch, w in zip(branches[1:], weights[1:], strict=True):
+            mixed = torch.addcmul(mixed, nd.expand(w, branch), branch)
         return mixed
 
     def branch_weights(self, x: Tensor) -> Tensor:
@@ -100,5 +109,6 @@ class SelectiveKernel(nd.Attention):
 
     def _weights(self, branches: list[Tensor]) -> Tensor:
         """Weights (branches, N, out_channels), summing to 1 over the branches."""
-        pooled = self.fc(sum(branches[1:], branches[0]).mean(nd.axes(branches[0])))
+        means = [products.mean(branch, nd.axes(branch)) for branch in branches]
+        pooled = self.fc(sum(means[1:], means[0]))
         return torch.stack([fc(pooled) for fc in self.fcs]).softmax(0)

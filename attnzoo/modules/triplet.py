@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from attnzoo import nd
+from attnzoo import nd, products
 from attnzoo.registry import register
 
 # For each branch the axes that its kernel sees, in the authors' order; the axis that is missing is pooled away.
@@ -12,8 +12,15 @@ PLANES: dict[int, dict[str, tuple[int, ...]]] = {
 }
 
 
-@register("triplet", paper="https://arxiv.org/abs/2010.03045", site="out", year=2021, golden=True)
-class TripletAttention(nd.Gate):
+@register(
+    "triplet",
+    paper="https://arxiv.org/abs/2010.03045",
+    site="out",
+    year=2021,
+    golden=True,
+    formula="y = x * (g_cw + g_hc + g_hw) / 3; g = sigmoid(norm(conv_7([max, mean]))) over the axis left out",
+)
+class TripletAttention(nd.SpreadGate):
     """Gates between each pair of the axes C, H and W, averaged (Misra et al., 2021).
 
     The authors multiply x by each gate and average the products; one product with the averaged gate is the same.
@@ -38,11 +45,21 @@ class TripletAttention(nd.Gate):
         for plane in self.planes:
             self.add_module(plane, nd.PooledGate(kernel_size, spatial_dims))
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Gate (N, C, *spatial) of features x."""
-        gates = []
-        for plane, order in self.planes.items():
-            (pooled,) = set(range(1, x.ndim)) - set(order)
-            gates.append(self.get_submodule(plane)(x, pooled, order))
-        total: Tensor = sum(gates[1:], gates[0])
-        return total / len(gates)
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """For each plane its gate, of size 1 along the axis that features x (N, C, *spatial) were pooled along."""
+        pooled = [(set(range(1, x.ndim)) - set(order)).pop() for order in self.planes.values()]
+        pools = products.max_and_mean(x, *pooled)
+        return tuple(
+            self.get_submodule(plane)(*pool, axis, order)
+            for (plane, order), pool, axis in zip(self.planes.items(), pools, pooled, strict=True)
+        )
+
+    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
+        """The average of the gates, (N, C, *spatial)."""
+        total: Tensor = sum(maps[1:], maps[0])
+        return total / len(maps)
+
+    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivative of `spread`."""
+        share = by_gate / len(maps)
+        return None, *(share for _ in maps)

@@ -3,10 +3,15 @@
 import re
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from attnzoo.registry import spec
 
+_POSITIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # timm's
+    (r"^pos_embed\.height_rel$", "positions.0"),
+    (r"^pos_embed\.width_rel$", "positions.1"),
+]
 # Where our names differ from the authors': (pattern, replacement), applied in turn.
 _RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
     "ca": [(r"^conv2\.", "conv_h."), (r"^conv3\.", "conv_w.")],  # of their MobileNetV2
@@ -36,7 +41,63 @@ _RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
         (r"^W\.1\.", "norm."),
         (r"^concat_project\.0\.", "pair."),
     ],
+    "ge": [  # of the SRM authors, and of BayesWatch
+        (r"^conv\.", "gather."),
+        (r"^downop\.dwconv\.", "gather.0."),
+        (r"^downop\.bn\.", "gather.1."),
+        (r"^downop\.(\d+)\.dwconv\.", lambda m: f"gather.{3 * int(m[1])}."),
+        (r"^downop\.(\d+)\.bn\.", lambda m: f"gather.{3 * int(m[1]) + 1}."),
+    ],
+    "lct": [(r"^w$", "norm.weight"), (r"^b$", "norm.bias")],
+    "fca": [(r"^dct_layer\.weight$", "basis")],
+    "gam": [(r"^(channel|spatial)_attention\.", r"\1.")],
+    "nam": [(r"^Channel_Att\.bn2\.", "bn.")],
+    "ela": [(r"^conv\.", "strips.0.0."), (r"^gn\.", "strips.0.1.")],
     "epsa": [*((rf"^conv_{i + 1}\.", f"convs.{i}.") for i in range(4)), (r"^se\.", "")],
+    "cse": [(r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2.")],
+    "scse": [(r"^cSE\.fc1\.", "fc.0."), (r"^cSE\.fc2\.", "fc.2."), (r"^sSE\.", "")],
+    "pe": [(r"^conv_c\.", "squeeze."), (r"^conv_cT\.", "excite.")],
+    "lka": [(r"^conv0\.", "local."), (r"^conv_spatial\.", "dilated."), (r"^conv1\.", "point.")],
+    "lska": [
+        *((rf"^conv0{axis}\.", f"local.{i}.") for i, axis in enumerate("hv")),  # their h is along W
+        *((rf"^conv_spatial_{axis}\.", f"dilated.{i}.") for i, axis in enumerate("hv")),
+        (r"^conv1\.", "point."),
+    ],
+    "lsk": [
+        (r"^conv0\.", "depthwise.0."),
+        (r"^conv_spatial\.", "depthwise.1."),
+        (r"^conv([12])\.", lambda m: f"reduce.{int(m[1]) - 1}."),
+        (r"^conv_squeeze\.", "weigh."),
+        (r"^conv\.", "expand."),
+    ],
+    "caa": [
+        (r"^caa\.", ""),
+        (r"^conv1\.conv\.", "before.0."),
+        (r"^conv1\.bn\.", "before.1."),
+        (r"^h_conv\.conv\.", "strips.0."),
+        (r"^v_conv\.conv\.", "strips.1."),
+        (r"^conv2\.conv\.", "after.0."),
+        (r"^conv2\.bn\.", "after.1."),
+    ],
+    "scsa": [
+        *(
+            (rf"^{theirs}\.", f"convs.{i}.")
+            for i, theirs in enumerate(("local_dwc", *(f"global_dwc_{s}" for s in "sml")))
+        ),
+        (r"^q\.", "query."),
+        (r"^k\.", "key."),
+        (r"^v\.", "value."),
+    ],
+    "a2": [(r"^conv_reconstruct\.", "out.")],
+    "bot": _POSITIONS,
+    "halo": [*_POSITIONS, (r"^q\.", "query."), (r"^kv\.", "key_value.")],
+    "lambda": [(r"^conv_lambda\.", "local.")],
+    "axial": [
+        (r"^relative$", "layers.0.positions"),
+        (r"^qkv_transform\.", "layers.0.qkv."),
+        (r"^bn_(qkv|similarity)\.", r"layers.0.norm_\1."),
+        (r"^bn_output\.", "layers.0.norm_out."),
+    ],
     "sk": [  # PytorchInsight's; pppLang's are ours
         (r"^conv2\.", "convs.0.0."),
         (r"^bn2\.", "convs.0.1."),
@@ -48,7 +109,21 @@ _RENAMES: dict[str, list[tuple[str, str | Callable[[re.Match[str]], str]]]] = {
     ],
 }
 # What the authors write as 1x1 convolutions of pooled features are linear maps here.
-_LINEAR: dict[str, tuple[str, ...]] = {"se": ("fc.",), "gc": ("add.", "mul."), "sk": ("fc.", "fcs.")}
+_LINEAR: dict[str, tuple[str, ...]] = {
+    "se": ("fc.",),
+    "gc": ("add.", "mul."),
+    "sk": ("fc.", "fcs."),
+    "pe": ("squeeze.",),
+    "scsa": ("query.", "key.", "value."),
+}
+
+# Several of the authors' projections of x that are one here: ours -> theirs.
+_QUERY_KEY_VALUE: dict[str, tuple[str, ...]] = {"project": ("query_conv", "key_conv", "value_conv")}
+_JOINED: dict[str, dict[str, tuple[str, ...]]] = {
+    "pam": _QUERY_KEY_VALUE,
+    "cca": _QUERY_KEY_VALUE,
+    "a2": {"project": ("convA", "convB", "convV")},
+}
 
 
 def convert_module(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,6 +149,8 @@ def convert_module(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def entries_of(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One of the authors' entries under our names: one, or two where they have one map for two branches.
 
+    Of several maps that are one here the first gives it all, and the others nothing.
+
     Args:
         module: its name in the registry, no alias.
         key: the entry's name in `state`.
@@ -84,6 +161,11 @@ def entries_of(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, 
     ['fc.0.weight']
     """
     name, value = key, state[key]
+    layer, _, leaf = key.rpartition(".")
+    for ours, parts in _JOINED.get(module, {}).items():
+        if layer in parts:
+            whole = {f"{ours}.{leaf}": torch.cat([state[f"{part}.{leaf}"] for part in parts])}
+            return whole if layer == parts[0] else {}
     for pattern, replacement in _RENAMES.get(module, []):
         name = re.sub(pattern, replacement, name)
     if module == "bam":  # the last layers come after as many as there are
@@ -92,6 +174,18 @@ def entries_of(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, 
     if value.ndim > 1 and name.startswith(_LINEAR.get(module, ())):
         norm = module == "gc" and name[3:].startswith(".1.")  # theirs is over (hidden, 1, 1)
         value = value.flatten() if norm else value.reshape(value.shape[:2])
+    if module == "gct":  # theirs are over (1, C, 1, 1)
+        value = value.flatten()
+    if module == "gam" and name.startswith("channel.") and value.ndim == 2:  # a linear map of each position
+        value = value[:, :, None, None]
+    if module == "fca" and name == "basis":  # theirs has it for each channel, and equal ones are neighbours
+        value = value.flatten(1).unique_consecutive(dim=0).unflatten(1, value.shape[1:])
+    if module == "axial" and key == "flatten_index":
+        return {}  # counted out anew, for lines of any length
+    if module == "axial" and name == "layers.0.qkv.weight":
+        value = value.unsqueeze(-1)  # theirs is a 1D convolution
+    if module == "lambda" and name == "local.weight" and value.ndim == 5 and value.shape[-1] == 1:
+        value = value.squeeze(-1)  # timm's is a 3D convolution over height, width and channels
     if module == "nl" and name == "pair.weight":  # a 2D convolution in their 3D block too
         value = value.reshape(*value.shape[:2], *state.get("theta.weight", value).shape[2:])
     if module == "sk" and name == "fcs.weight":

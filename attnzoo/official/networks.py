@@ -28,7 +28,8 @@ class Family:
         own: a pattern of the attention's keys within a block (or, of the whole file, for what stands between stages);
             its group is the key within the module.
         child: what the authors call the attention in a block, or in the network.
-        place: where it is: "out", "stage", after the second convolution ("conv2") or in place of it ("conv").
+        place: where it is: "out", "stage", after the second convolution ("conv2") or in place of it ("conv"), or in
+            front of all convolutions ("before").
         options: the module's options, read off its converted state, its channels, and the names that any block has.
     """
 
@@ -117,6 +118,30 @@ FAMILIES: dict[str, Family] = {
         "conv",
         lambda s, c, names: {"scale": c // s["convs.0.weight"].shape[0]},
     ),
+    "splat": Family(
+        r"\.conv2\.bn0\.",
+        r"conv2\.((?:conv|bn0|fc1|bn1|fc2)\..+)",
+        "conv2",
+        "conv",
+        lambda s, c, names: {
+            "radix": s["fc2.weight"].shape[0] // c,
+            "groups": c // s["fc1.weight"].shape[1],
+            "pool": "after",
+        },
+    ),
+    "srm": Family(r"\.rclb\.cfc$", _BESIDE, "rclb", "out", lambda s, c, names: {}),
+    "gct": Family(r"\.conv1\.0\.alpha$", r"(.+)\.0\.(alpha|beta|gamma)", "0", "before", lambda s, c, names: {}),
+    "fca": Family(
+        r"\.dct_layer\.",
+        _BESIDE,
+        "att",
+        "out",
+        lambda s, c, names: {
+            "reduction": c // s["fc.0.weight"].shape[0],
+            "size": s["basis"].shape[-1],
+            "frequencies": s["basis"].shape[0],
+        },
+    ),
     "se": Family(
         r"\.\d+\.\w+\.(?:fc\.0|fc1)\.",
         _BESIDE,
@@ -157,12 +182,14 @@ def load(name: str, source: str | Path | Mapping[str, Any], **options: Any) -> n
     Depth, widths, stem, groups, classes and the modules' options are read off the file's names and shapes. The network
     is torchvision's, changed where the authors' differs, with attention as `attnzoo.inject` puts it there: se (of
     moskomule, PytorchInsight, timm and timm's legacy_*), cbam and bam (of the authors and PytorchInsight), sa, triplet,
-    epsa, eca, sge, simam, sk (PytorchInsight) and res2net.
+    epsa, eca, sge, simam, sk (PytorchInsight), res2net, srm, gct, fca and
+    splat (ResNeSt, also timm's).
 
     Args:
         name: the module, a name or an alias of it.
         source: a file written by `torch.save`, a state dict, or what a checkpoint holds one in.
-        **options: of the module, where the file does not tell: SimAM's regularisation (0.1, as the authors trained).
+        **options: of the module, where the file does not tell: SimAM's regularisation (0.1, as the authors trained) and
+            splat's pool ("after"; their resnest50_fast_* have it "before").
 
     Returns:
         The network, in eval mode, with `num_features` and `num_classes` as attributes.
@@ -239,12 +266,18 @@ class _File:
 
     def __init__(self, family: Family, theirs: Mapping[str, Tensor]) -> None:
         self.family = family
-        self.caffe = any(key.startswith("layer0.") for key in theirs)
+        self.stem = next((p for p in ("layer0.", "stem.") if any(key.startswith(p) for key in theirs)), "")
+        self.caffe = self.stem == "layer0."
+        # The convolution follows its attention in a Sequential, and in a shortcut the norm follows both.
+        self.led = {own[1] for key in theirs if family.place == "before" and (own := re.fullmatch(family.own, key))}
         self.shell: dict[str, Tensor] = {}  # torchvision's name -> value
         self.names: dict[str, str] = {}  # torchvision's name -> the file's
         self.parts: dict[str, dict[str, str]] = {}  # block, or stage -> name within the module -> the file's
         for key, value in theirs.items():
             block = re.match(r"(layer[1-9]\.\d+)\.(.+)", key)
+            if family.place == "before":
+                self._add_before(key, value)
+                continue
             if family.place == "stage":
                 own, at = re.fullmatch(family.own, key), f"layer{key[3:4]}"
             else:
@@ -256,11 +289,28 @@ class _File:
                 plain = plain.replace(".conv2.0.", ".conv2.") if family.place == "conv2" else plain
                 self.shell[plain], self.names[plain] = value, key
 
+    def _add_before(self, key: str, value: Tensor) -> None:
+        """An entry of a file with attention in front of all convolutions."""
+        led = next((path for path in self.led if key.startswith(f"{path}.")), None)
+        plain = key.removeprefix(self.stem)
+        if led:
+            place, (number, within) = led.removeprefix(self.stem), key[len(led) + 1 :].split(".", 1)
+            shortcut = place.endswith("downsample")
+            if number == "0":
+                self.parts.setdefault(f"{place}.0" if shortcut else place, {})[within] = key
+                return
+            plain = f"{place}.{int(number) - 1}.{within}" if shortcut else f"{place}.{within}"
+        self.shell[plain], self.names[plain] = value, key
+
     def name_of(self, key: str, names: Mapping[str, str]) -> str:
         """What the file calls, or would call, an entry of our network."""
         if key in names or key.endswith("num_batches_tracked"):  # which old files do not have
             return names.get(key, key)
         place, attn, within = key.partition(".attn.")
+        if self.family.place == "before":
+            if attn:
+                return f"{self.stem * (place == 'conv1')}{place.removesuffix('.0')}.0.{within}"
+            return f"{self.stem}{key}" if re.match(r"(conv|bn)1\.", key) else key
         if attn:
             block = ".".join(place.split(".")[:2])
             known = next((n for k, n in names.items() if k.endswith(f".attn.{within}")), None)
@@ -269,13 +319,16 @@ class _File:
             return f"{block}.{known.split('.', 2)[2] if known else self.family.child + '.*'}"
         if self.caffe:
             key = key.replace("fc.", "last_linear.") if key.startswith("fc.") else key
-            return f"layer0.{key}" if re.match(r"(conv|bn)1\.", key) else key
+            return f"{self.stem}{key}" if re.match(r"(conv|bn)1\.", key) else key
         return key.replace(".conv2.", ".conv2.0.") if self.family.place == "conv2" else key
 
 
 def _places(model: nn.Module, family: Family) -> dict[str, tuple[str, Any, int]]:
     """Of each block (or stage) with attention: where it goes, how, and the channels it sees."""
     places: dict[str, tuple[str, Any, int]] = {}
+    if family.place == "before":
+        convs = {path: m for path, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+        return {path: (path, "before", conv.in_channels) for path, conv in convs.items()}
     for stage in (1, 2, 3, 4):
         blocks: Any = model.get_submodule(f"layer{stage}")
         for i, block in enumerate(blocks):
@@ -290,11 +343,28 @@ def _places(model: nn.Module, family: Family) -> dict[str, tuple[str, Any, int]]
     return places
 
 
+def _stem(origin: Any, shell: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
+    """The first convolution, or the three of a deep stem with what stands between, and its width."""
+    names = [f"conv1.{i}.weight" for i in (0, 3, 6)] if "conv1.0.weight" in shell else ["conv1.weight"]
+    layers: list[nn.Module] = []
+    width = 0
+    for name in names:
+        weight = shell.get(name, torch.empty(0))
+        if weight.ndim != 4:
+            raise ValueError(f"{origin} is no file of a ResNet: missing keys {name}")
+        layers += [nn.BatchNorm2d(width), nn.ReLU()] if layers else []
+        width, given, _, kernel = weight.shape
+        # A small stem of one convolution, for small images, keeps their size.
+        stride = 2 if not layers and (kernel > 3 or len(names) > 1) else 1
+        layers.append(nn.Conv2d(given, width, kernel, stride, kernel // 2, bias=False))
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers), width
+
+
 def _network(origin: Any, file: _File) -> nn.Module:
     """torchvision's ResNet with the sizes of a file, and the layout of the SE authors' Caffe networks if it is one.
 
-    Those have a bottleneck's stride in its first convolution, a max pool without padding, and in basic blocks a ReLU
-    before the attention.
+    Those have a bottleneck's stride in its first convolution (GCT's too), a max pool without padding, and in basic
+    blocks a ReLU before the attention.
     """
     from timm.layers import BatchNormAct2d
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -308,18 +378,14 @@ def _network(origin: Any, file: _File) -> nn.Module:
                 return shell[entry].shape[0]
         raise ValueError(f"{origin} is no file of a ResNet: missing keys {entries[0]}")
 
-    stem = shell.get("conv1.weight", torch.empty(0))
-    if stem.ndim != 4:
-        raise ValueError(f"{origin} is no file of a ResNet: missing keys conv1.weight")
-    kernel, classes = stem.shape[-1], size("fc.weight", "fc.bias")
+    stem, width = _stem(origin, shell)
+    classes = size("fc.weight", "fc.bias")
     deep = any(re.match(r"layer\d\.\d+\.conv3\.", key) for key in shell)
     with torch.device("meta"):  # for its class and its forward; its layers are made below
         model: Any = ResNet(Bottleneck if deep else BasicBlock, [1, 1, 1, 1])
-    width = stem.shape[0]
-    # A small stem, for small images, keeps their size.
-    model.conv1 = nn.Conv2d(stem.shape[1], width, kernel, 2 if kernel > 3 else 1, kernel // 2, bias=False)
+    model.conv1 = stem
     model.bn1 = nn.BatchNorm2d(width)
-    if kernel <= 3:
+    if isinstance(stem, nn.Conv2d) and stem.stride == (1, 1):
         model.maxpool = nn.Identity()
     elif caffe:
         model.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -336,7 +402,10 @@ def _network(origin: Any, file: _File) -> nn.Module:
             stride = 2 if stage > 1 and i == 0 else 1
             downsample = None
             if stride > 1 or width != out:
-                downsample = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+                pooled = shell.get(f"{at}.downsample.1.weight", torch.empty(0)).ndim > 1  # as in ResNet-D
+                conv = nn.Conv2d(width, out, 1, 1 if pooled else stride, bias=False)
+                pool = [nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)] if pooled else []
+                downsample = nn.Sequential(*pool, conv, nn.BatchNorm2d(out))
             conv2 = shell.get(f"{at}.conv2.weight", torch.empty(inner, inner))
             groups = max(1, inner // conv2.shape[1]) if conv2.ndim > 1 else 1
             if deep:
@@ -345,7 +414,7 @@ def _network(origin: Any, file: _File) -> nn.Module:
                 block: Any = Bottleneck(width, out // 4, stride, downsample, groups, base)
             else:
                 block = BasicBlock(width, out, stride, downsample)
-            if caffe and deep and groups == 1:
+            if (caffe or file.family.place == "before") and deep and groups == 1:
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
             elif caffe and not deep:
                 block.bn2 = BatchNormAct2d(out)

@@ -1,0 +1,191 @@
+"""What modules do in eager mode to be quick and to keep little for the backward pass, against their definitions."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import attnzoo
+from attnzoo import products
+
+FITS: dict[str, dict[str, Any]] = {"sa": {"groups": 4}, "sge": {"groups": 8}, "bam": {"reduction": 4}}
+NAMES = ("se", "eca", "cbam", "ca", "sa", "triplet", "simam", "sge", "bam")
+SIZES = {2: (9, 7), 3: (3, 5, 6)}
+LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+C = 32
+CASES = [pytest.param(name, dims, id=f"{name}-{dims}d") for name in NAMES for dims in (2, 3)]
+
+
+def make(name: str, dims: int) -> nn.Module:
+    """A module away from its start, in double precision and in train mode."""
+    torch.manual_seed(0)
+    module = attnzoo.create(name, C, spatial_dims=dims, **FITS.get(name, {})).double()
+    for p in module.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    return module
+
+
+def features(dims: int, batch: int = 3) -> Tensor:
+    return torch.randn(batch, C, *SIZES[dims], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@contextmanager
+def defined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules carry out their definitions, as under the compiler."""
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "eager", lambda x: False)
+        patch.setattr("attnzoo.fast.usable", lambda module, x: False)
+        yield
+
+
+def step(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output, gradients of input and parameters, and buffers after one training step."""
+    x = x.detach().requires_grad_()
+    module.zero_grad()
+    y = module(x)
+    (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    return [y, x.grad, *(p.grad for p in module.parameters()), *module.buffers()]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("piece", [1, 700, products.PIECE])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_values_and_gradients_are_those_of_the_definition(
+    name: str, dims: int, layout: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "PIECE", piece)
+    x = features(dims)
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=LAYOUTS[dims])
+    elif layout == "strided":
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    ours = step(make(name, dims), x)
+    with defined(monkeypatch):
+        theirs = step(make(name, dims), x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_equal_values_send_their_gradient_where_the_definition_does(
+    name: str, dims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a ReLU many maxima are not the only ones."""
+    x = features(dims).relu()
+    ours = step(make(name, dims), x)
+    with defined(monkeypatch):
+        theirs = step(make(name, dims), x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_frozen_parts_change_nothing(name: str, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients() -> list[Tensor]:
+        x = features(dims).requires_grad_()
+        frozen = make(name, dims).requires_grad_(False)
+        frozen(x).square().sum().backward()
+        module = make(name, dims)
+        if list(module.parameters()):
+            module(x.detach()).square().sum().backward()
+        return [x.grad, *(p.grad for p in module.parameters())]  # type: ignore[list-item]
+
+    ours = gradients()
+    with defined(monkeypatch):
+        theirs = gradients()
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_derivatives_of_the_gradient(name: str, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second() -> list[Tensor]:
+        module = make(name, dims).eval()
+        x = features(dims, 2).requires_grad_()
+        wanted = [x, *module.parameters()]
+        first = torch.autograd.grad(module(x).square().sum(), wanted, create_graph=True)
+        penalty = sum(g.square().sum() for g in first)
+        return list(torch.autograd.grad(penalty, wanted))  # type: ignore[arg-type]
+
+    ours = second()
+    with defined(monkeypatch):
+        theirs = second()
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+# What functorch and the compiler transform are the definitions; none may meet the derivatives written by hand.
+TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "jvp": lambda m, x: torch.func.jvp(m, (x,), (torch.ones_like(x),))[1],
+    "vjp": lambda m, x: torch.func.vjp(m, x)[1](torch.ones_like(x))[0],
+    "vmap": lambda m, x: torch.func.vmap(lambda one: m(one.unsqueeze(0)).squeeze(0))(x),
+    "forward mode": lambda m, x: _forward_mode(m, x),
+    "compiled": lambda m, x: torch.compile(m, fullgraph=True, backend="aot_eager")(x),
+    "inference": lambda m, x: torch.inference_mode()(m)(x),
+}
+
+
+def _forward_mode(module: nn.Module, x: Tensor) -> Tensor:
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(module(dual)).tangent
+        assert tangent is not None
+        return tangent.clone()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")  # in torch's own forward mode
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_transforms_take_the_definition(name: str, transform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = make(name, 2).eval(), features(2, 2)
+    torch.compiler.reset()
+    ours = TRANSFORMS[transform](module, x)
+    with defined(monkeypatch):
+        theirs = TRANSFORMS[transform if transform != "compiled" else "inference"](module, x)
+    torch.testing.assert_close(ours, theirs.clone(), rtol=1e-9, atol=1e-9)
+
+
+def kept(module: nn.Module, x: Tensor) -> int:
+    """Elements that a training step keeps for the backward pass beside x and the parameters."""
+    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers(), x)}
+    storages = {}
+
+    def keep(t: Tensor) -> Tensor:
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        module(x)
+    return sum(s.nbytes() for address, s in storages.items() if address not in own) // x.element_size()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["se", "eca", "cbam", "ca", "sa", "triplet", "simam"])
+def test_only_x_and_small_maps_are_kept(name: str, dims: int, layout: str) -> None:
+    """A small map has size 1 along an axis; of each not more than a few are kept, and nothing as large as x."""
+    batch, size = 2, {2: (40, 36), 3: (12, 14, 16)}[dims]
+    module = attnzoo.create(name, C, spatial_dims=dims, **FITS.get(name, {}))
+    x = torch.randn(batch, C, *size).requires_grad_()
+    if layout == "channels_last":
+        x = x.detach().contiguous(memory_format=LAYOUTS[dims]).requires_grad_()
+    # x pooled along each axis; along all of space, by channel; and, for coordinate attention, along all but one axis.
+    along_one = sum(x.numel() // n for n in x.shape[1:])
+    by_channel, strips = batch * C, batch * C * sum(size)
+    bounds = {
+        "se": 4 * by_channel,
+        "eca": 4 * by_channel,
+        "simam": 0,
+        "sa": 12 * by_channel,
+        "ca": 4 * strips,
+        "cbam": 12 * by_channel + 6 * x.numel() // C,
+        "triplet": 6 * along_one,
+    }
+    assert kept(module, x) <= bounds[name]
+
+
+def test_the_narrow_convolution_has_the_gradients_of_the_library() -> None:
+    x = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(1, 2, 7, 3, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(products.narrow_conv, (x, weight))
+    torch.autograd.gradgradcheck(products.narrow_conv, (x, weight))
+    assert torch.equal(products.narrow_conv(x, weight), torch.nn.functional.conv2d(x, weight, padding=(3, 1)))
