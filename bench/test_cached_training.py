@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from attnzoo.emotion.clips import Clips, Epochs, collate
+from attnzoo.emotion.clips import Clips
 from attnzoo.emotion.datasets import read_folder
 from attnzoo.emotion.features import cached
 from attnzoo.emotion.losses import create_loss
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.samples import Epochs, collate
 from attnzoo.emotion.synth import synthesise
 
 RECIPE: dict[str, Any] = {

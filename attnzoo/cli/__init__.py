@@ -7,10 +7,12 @@ from typing import Any
 
 import typer
 
-from attnzoo.cli import board as board  # the commands, which add themselves to the app
+from attnzoo.cli import bench as bench  # the commands, which add themselves to the app
+from attnzoo.cli import board as board
 from attnzoo.cli import cost as cost
 from attnzoo.cli import data as data
 from attnzoo.cli import emotion as emotion
+from attnzoo.cli import find as find
 from attnzoo.cli import modules as modules
 from attnzoo.cli.shared import app, console, say
 

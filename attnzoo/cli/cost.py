@@ -1,9 +1,6 @@
 """attnzoo profile, attnzoo table."""
 
 import difflib
-import os
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -24,12 +21,11 @@ from attnzoo.cli.shared import (
     app,
     assignment,
     checkpoint_recipe,
-    console,
-    echo,
     parse_attention,
     progress_bar,
-    show,
+    read_recipe,
 )
+from attnzoo.cli.sheets import format_of, print_sheets
 
 
 @app.command("profile", cls=Greedy)
@@ -71,7 +67,7 @@ def profile_command(
     from attnzoo.profiling.table import Attention, compare, counters_of
     from attnzoo.registry import list_modules
 
-    form = _format(form, output)
+    form = format_of(form, output)
     check(form, units)
     counters = counters_of(counter)
     # Who names several compares them: fvcore and thop are then also run themselves, which takes seconds.
@@ -107,7 +103,7 @@ def profile_command(
             sheets.append(costs)
             for row in rows if depth else ():
                 sheets.append(parts(each.name, row, depth))
-    _report(sheets, form, units, output, f"profile-{'-'.join(backbone)}-{counters[0]}")
+    print_sheets(sheets, form, units, output, f"profile-{'-'.join(backbone)}-{counters[0]}")
 
 
 @app.command("table", cls=Greedy)
@@ -128,7 +124,7 @@ def table_command(
     from attnzoo.profiling.report import check
     from attnzoo.profiling.table import compare_all
 
-    form = _format(form, output)
+    form = format_of(form, output)
     unit = check(form, units)
     if chart is not None:
         from attnzoo.profiling import chart as charts
@@ -157,7 +153,7 @@ def table_command(
                 costs.append(sheet(network.backbone, network.title, rows, [full.counter]))
     if chart is not None:
         charts.draw(costs, chart, unit)
-    _report([*sheets, *costs], form, units, output, f"table-{full.name}-{full.counter}")
+    print_sheets([*sheets, *costs], form, units, output, f"table-{full.name}-{full.counter}")
     if chart is not None:
         Console(stderr=True).print(f"wrote {chart}", highlight=False, markup=False, soft_wrap=True)
 
@@ -187,7 +183,7 @@ class _Subject(NamedTuple):
 
 
 def _subjects(given: str, num_classes: int | None, channels: int, size: list[int] | None) -> Iterator[_Subject]:
-    from attnzoo.recipes import find, load
+    from attnzoo.recipes import find
     from attnzoo.registry import create, list_modules
 
     name, options = parse_attention(given)
@@ -211,12 +207,11 @@ def _subjects(given: str, num_classes: int | None, channels: int, size: list[int
             raise ValueError(f"{error}; or the module {near[0]}" if near else str(error)) from error
         yield _Subject(given, network)
         return
-    from attnzoo.emotion.cost import streams
-    from attnzoo.emotion.grid import GridRecipe
+    from attnzoo.emotion.tasks import spec
 
-    settings = load(recipe, GridRecipe) if recipe else checkpoint_recipe(path)
-    for stream in streams(settings):
-        title = f"{given}, {stream.name} stream, one segment"
+    settings = read_recipe(str(recipe), None, None) if recipe else checkpoint_recipe(path)
+    for stream in spec(settings.task).networks(settings):
+        title = f"{given}, one image" if stream.name == "image" else f"{given}, {stream.name} stream, one segment"
         yield _Subject(title, stream.network, stream.attns, stream.input_size)
 
 
@@ -231,41 +226,3 @@ def _is_checkpoint(path: Path) -> bool:
     except Exception:  # another format, which whoever reads it explains
         return False
     return isinstance(content, dict) and "attnzoo" in content
-
-
-def _format(form: str | None, output: str | None) -> str:
-    """The format asked for, or that of the output file, which must have a place: nothing is counted in vain."""
-    from attnzoo.profiling.report import SUFFIXES, check_place
-
-    if output is None:
-        return form or "rich"
-    path = Path(output, "*") if _is_folder(output) else Path(output)
-    check_place(path)
-    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
-    if form is None and not _is_folder(output) and path.suffix[1:] not in by_suffix:
-        suffixes = ", ".join(f".{suffix}" for suffix in by_suffix)
-        raise ValueError(f"{output} has no suffix that tells its format ({suffixes}); give it one, or --format")
-    return form or by_suffix.get(path.suffix[1:], "rich")
-
-
-def _is_folder(output: str) -> bool:
-    return output.endswith(("/", os.sep)) or Path(output).is_dir()
-
-
-def _report(sheets: list[Any], form: str, units: Any, output: str | None, name: str) -> None:
-    """Print a report, or write it; into a folder as NAME.SUFFIX."""
-    from attnzoo.profiling.report import SUFFIXES, notes, render, table, write
-
-    if output is not None:
-        path = Path(output)
-        if _is_folder(output):
-            path /= f"{re.sub('[^A-Za-z0-9.-]+', '_', name)[:200]}.{SUFFIXES[form]}"
-        write(path, render(sheets, form, units))
-        Console(stderr=True).print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-    elif form == "rich":
-        for each in sheets:
-            echo(each.title)
-            show(table(each, units))
-            console.print("", *notes(each, units), "", sep="\n", highlight=False, markup=False)
-    else:
-        sys.stdout.write(render(sheets, form, units))

@@ -1,4 +1,4 @@
-"""attnzoo list, attnzoo contract."""
+"""attnzoo contract."""
 
 from typing import Annotated
 
@@ -6,33 +6,6 @@ import typer
 from rich.table import Table
 
 from attnzoo.cli.shared import Greedy, app, assignment, echo, show
-
-
-@app.command("list")
-def list_command(
-    pattern: Annotated[str, typer.Argument(help="name with wildcards")] = "*",
-    channels: Annotated[int, typer.Option(min=1, help="for which the parameters are counted")] = 256,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print a table for a README")] = False,
-) -> None:
-    """List the attention modules."""
-    from attnzoo.registry import catalogue
-
-    rows = catalogue(pattern, channels)
-    if not rows:
-        raise ValueError(f"no module's name matches {pattern!r}; see attnzoo list")
-    columns = [column for column in rows[0] if column not in ("idea", "paper")]
-    if markdown:
-        right = [column.startswith("parameters") for column in columns]
-        print("| " + " | ".join([*columns, "idea and paper"]) + " |")
-        print("| " + " | ".join([*("---:" if r else "---" for r in right), "---"]) + " |")
-        for row in rows:
-            cells = [f"`{row['name']}`", *(row[column] for column in columns[1:]), f"[{row['idea']}]({row['paper']})"]
-            print("| " + " | ".join(cells) + " |")
-        return
-    table = Table(*columns, "idea")
-    for row in rows:
-        table.add_row(*(row[column] for column in columns), row["idea"])
-    show(table)
 
 
 @app.command("contract", cls=Greedy)
