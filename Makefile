@@ -7,7 +7,7 @@ OUT := demo/$(if $(DATA),own-$(shell printf %s "$(DATA)" | cksum | cut -d ' ' -f
 VIDEOS := $(if $(DATA),$(DATA),demo/videos)
 STORE := --store $(OUT)/leaderboard.sqlite
 
-.PHONY: venv demo test lint bench
+.PHONY: venv demo test lint bench docs
 
 venv: .venv/installed
 
@@ -36,3 +36,7 @@ lint: venv
 
 bench: venv
 	$(BIN)/python -m pytest bench --benchmark-only
+
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "open build/site/index.html; with search: $(BIN)/python -m http.server -d build/site"

@@ -1,6 +1,7 @@
-"""Videos that several tests share, and small videos with known content."""
+"""What several tests share: commands, videos, and small videos with known content."""
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,30 @@ import numpy as np
 import pytest
 import torch
 
+from attnzoo import cli
 from attnzoo.emotion.synth import synthesise
 
 torch.set_num_threads(2)
 # A shell has what it starts in the background ignore Ctrl-C, which the tests send for real.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def attnzoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(cli.console, "width", 200)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attnzoo", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -38,24 +38,6 @@ grid:
 
 
 @pytest.fixture
-def attnzoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process: (exit status, standard output, standard error)."""
-    monkeypatch.setattr(cli.console, "width", 200)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attnzoo", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
@@ -125,7 +107,7 @@ def test_bad_data_recipes_and_checkpoints_are_one_line_and_status_2(
     refused(attnzoo("train", tiny, "--data", one, "--set", "training.epoch=3"), "training.epoch", "did you mean epochs")
     refused(attnzoo("train", tiny, "--data", one, "--attn", "mpe:groups"), "'groups' is not KEY=VALUE")
     torch.save({"state_dict": torch.nn.Linear(2, 2).state_dict()}, tmp_path / "other.pt")
-    refused(attnzoo("predict", tmp_path / "other.pt", clip), "is not a checkpoint of attnzoo's emotion model")
+    refused(attnzoo("predict", tmp_path / "other.pt", clip), "is not a checkpoint of attnzoo: ")
     (tmp_path / "text.sqlite").write_text("no database" * 100)
     refused(attnzoo("leaderboard", "show", "--store", tmp_path / "text.sqlite"), "text.sqlite")
 

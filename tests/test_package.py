@@ -8,6 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import attnzoo
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +51,8 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None
     }
     recipes = {f"attnzoo/zoo_configs/{p.name}" for p in (ROOT / "zoo_configs").glob("*.yaml")}
     assert recipes
-    assert held == package | recipes
+    results = {f"attnzoo/bench_results/{p.name}" for p in (ROOT / "bench" / "results").glob("*.csv")}
+    assert held == package | recipes | results
 
 
 def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
@@ -67,7 +71,7 @@ def test_extras_are_those_of_the_readme_and_all_holds_them() -> None:
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
     everyone = ("emotion", "tensorboard", "torchcodec", "leaderboard", "cluster", "postgres", "onnx", "bench")
-    assert set(extras) == {*everyone, "dev", "all"}
+    assert set(extras) == {*everyone, "docs", "dev", "all"}
     (everything,) = extras["all"].split()
     assert everything == f"attnzoo[{','.join(everyone)}]"
 
@@ -81,3 +85,13 @@ def test_a_missing_extra_names_the_command_that_brings_it(tmp_path: Path) -> Non
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert done.stderr == f'attnzoo: this needs {package}; install it with: pip install "attnzoo[{extra}]"\n'
+
+
+def test_the_citation_holds_the_paper_of_every_module_once() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    urls = [reference["url"] for reference in citation["references"]]
+    assert sorted(urls) == sorted({attnzoo.spec(name).paper for name in attnzoo.list_modules()})
+    assert all(reference["title"] and reference["authors"] for reference in citation["references"])
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert citation["version"] == setup["metadata"]["version"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from attnzoo.emotion.grid import GridRecipe
+from attnzoo.emotion.tasks import grid_of
 from attnzoo.recipes import find, load
 
 # table1.yaml is a recipe of cost, which tests/test_table1.py loads.
@@ -13,7 +14,7 @@ SHIPPED = sorted(p for p in (Path(__file__).parents[1] / "zoo_configs").glob("*.
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
-    recipe = load(path.stem, GridRecipe)
+    recipe = load(path.stem, grid_of)
     assert find(path.name).read_bytes() == path.read_bytes()
     trials = list(recipe.trials())
     assert len({(t.label, t.recipe.training.seed, t.recipe.data.fold) for t in trials}) == len(trials) > 0

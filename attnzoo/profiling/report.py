@@ -132,9 +132,12 @@ def notes(sheet: Sheet, units: Units = "decimal") -> list[str]:
         sheet: the table.
         units: "decimal" or "binary".
 
-    >>> notes(Sheet("mine", "Mine", [], [], ["FLOPs as fvcore counts them."]))
-    ['M = 10^6, G = 10^9.', 'FLOPs as fvcore counts them.']
+    >>> from attnzoo.profiling.sheets import Column
+    >>> notes(Sheet("mine", "Mine", [Column("macs", "MACs", "G")], [], ["MACs of convolutions alone."]))
+    ['M = 10^6, G = 10^9.', 'MACs of convolutions alone.']
     """
+    if not any(column.unit.startswith(("M", "G")) for column in sheet.shown()):
+        return [*sheet.notes]
     return [f"{'M = 10^6, G = 10^9' if (sheet.units or units) == 'decimal' else 'Mi = 2^20, Gi = 2^30'}.", *sheet.notes]
 
 
