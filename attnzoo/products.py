@@ -43,8 +43,12 @@ def product(spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) ->
         x: (N, C, *spatial).
         *maps: small tensors with as many axes as x, each of x's size or of size 1.
 
-    >>> product(add, add_derivative, torch.ones(1, 4, 2, 2), torch.ones(1, 4, 1, 2), torch.ones(1, 4, 2, 1)).unique()
-    tensor([2.])
+    >>> def shifted(x, shift):
+    ...     return x + shift
+    >>> def derivative(by_gate, gate, x, shift):
+    ...     return by_gate, by_gate
+    >>> product(shifted, derivative, torch.full((1, 2, 2, 2), 3.0), torch.ones(1, 2, 1, 1)).unique()
+    tensor([12.])
     """
     if not eager(x) or any(m.numel() >= x.numel() for m in maps):
         return x * spread(x, *maps)
@@ -62,7 +66,8 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     >>> scale(torch.ones(1, 2, 2, 2), torch.tensor([[[[2.0]], [[3.0]]]])).sum((2, 3))
     tensor([[ 8., 12.]])
     """
-    return product(_itself, _itself_derivative, x, gate)
+    # Where there is nothing to keep, the product as it is: the map is small, and calls cost more than it.
+    return product(_itself, _itself_derivative, x, gate) if torch.is_grad_enabled() else x * gate
 
 
 def _itself(x: Tensor, gate: Tensor) -> Tensor:
@@ -109,11 +114,11 @@ class _Product(Function):
         return None, None, *(t if n else None for t, n in zip(totals, needed, strict=True))
 
 
-Function1 = Callable[[Tensor], Tensor]
-
-
 def by_sample(
-    function: Function1, quick: Function1, derivative: Callable[[Tensor, Tensor], Tensor], x: Tensor
+    function: Callable[[Tensor], Tensor],
+    quick: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
 ) -> Tensor:
     """function(x), of which x alone is kept for the backward pass.
 
@@ -136,7 +141,11 @@ def by_sample(
 class _BySample(Function):
     @staticmethod
     def forward(
-        ctx: Any, function: Function1, quick: Function1, derivative: Callable[..., Tensor], x: Tensor
+        ctx: Any,
+        function: Callable[[Tensor], Tensor],
+        quick: Callable[[Tensor], Tensor],
+        derivative: Callable[..., Tensor],
+        x: Tensor,
     ) -> Tensor:
         ctx.function, ctx.derivative = function, derivative
         ctx.save_for_backward(x)
@@ -171,6 +180,8 @@ def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
     """
     if not eager(x):
         return x.mean(list(axes))
+    if not torch.is_grad_enabled():
+        return _reduced(torch.mean, x, axes)
     out: Tensor = _Mean.apply(x, tuple(axes))
     return out
 

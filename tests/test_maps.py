@@ -144,7 +144,7 @@ def test_attention_to_each_frame_is_that_of_the_frame() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", ["cbam", "gc", "nl", "sa"])
+@pytest.mark.parametrize("name", ["a2", "cam", "cbam", "cca", "gc", "nl", "pam", "sa"])
 def test_the_gain_of_other_attention_is_the_ratio_of_norms(name: str, dims: int) -> None:
     attention = shaken(create(name, 16, spatial_dims=dims, **OPTIONS.get(name, {})))
     x = torch.rand(2, 16, *SPATIAL[dims]) + 0.5
@@ -164,7 +164,7 @@ def test_the_gain_where_nothing_comes_in_is_one_and_never_infinite() -> None:
     assert gate_maps(alone(Times(1.0, plus=1.0)), torch.zeros(1, 4, 6, 6))["attn"].values.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sk", "epsa", "res2net"])
+@pytest.mark.parametrize("name", ["sk", "epsa", "res2net", "splat", "axial", "bot", "halo", "lambda"])
 def test_attention_in_place_of_a_convolution_shows_its_output(name: str) -> None:
     options = {"sk": {"groups": 2}, "epsa": {"groups": (1, 1, 2, 2)}}.get(name, {})
     attention = shaken(create(name, 16, **options))

@@ -32,8 +32,8 @@ def test_every_recipe_that_comes_with_attnzoo_is_valid(path: Path) -> None:
         ("name: a\ntraining: {logs: csv}\n", r"r\.yaml:2: training\.logs = 'csv': must be a list, as in \[csv\]"),
         ("clip: {size: 32}\n", r"r\.yaml:1: name is missing"),
         (
-            "name: a\ngrid:\n  attn: [se, sse]\n",
-            r"r\.yaml:3: grid\.attn\.1.*no attention module is called 'sse'; did you mean",
+            "name: a\ngrid:\n  attn: [se, ssse]\n",
+            r"r\.yaml:3: grid\.attn\.1.*no attention module is called 'ssse'; did you mean",
         ),
         (
             "name: a\nmodel:\n  attn: {name: mpe, options: {group: 2}}\n",

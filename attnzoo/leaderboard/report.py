@@ -162,5 +162,11 @@ def sheet(board: Board, *, markdown: bool = False) -> Sheet:
                 **{key: COSTS[key].text(row.costs.get(key)) for key in board.known},
             }
         )
-    notes = [*(f"{name}: {value}" for name, value in facts(board).items()), verdict_rule(board), *caveats(board)]
+    scaled = ["M = 10^6, G = 10^9."] if any(COSTS[key].unit[:1] in ("M", "G") for key in board.known) else []
+    notes = [
+        *scaled,
+        *(f"{name}: {value}" for name, value in facts(board).items()),
+        verdict_rule(board),
+        *caveats(board),
+    ]
     return Sheet(board.name, safe(board.name), shown, records, [safe(note) for note in notes])

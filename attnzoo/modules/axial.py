@@ -61,8 +61,7 @@ class AxialAttention(nd.Attention):
             raise ValueError(f"axes={self.axes} must be some of {', '.join(map(str, range(spatial_dims)))}")
         self.strides = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
         self.layers = nn.ModuleList(
-            _AlongAxis(width if i else channels, width, spatial_dims, groups, sizes[axis])
-            for i, axis in enumerate(self.axes)
+            _AlongAxis(width if i else channels, width, groups, sizes[axis]) for i, axis in enumerate(self.axes)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,16 +79,15 @@ class _AlongAxis(nn.Module):
     Args:
         channels: of the input.
         width: channels of the output.
-        spatial_dims: 2 or 3.
         groups: heads.
         size: length of the lines that relative positions are learned for.
     """
 
-    def __init__(self, channels: int, width: int, spatial_dims: int, groups: int, size: int) -> None:
+    def __init__(self, channels: int, width: int, groups: int, size: int) -> None:
         super().__init__()
         half = nd.split(width, groups, parts=2)
         self.groups, self.widths = groups, (half, half, 2 * half)  # of queries, keys and values
-        self.qkv = nd.conv(spatial_dims)(channels, 2 * width, 1, bias=False)
+        self.qkv = nn.Conv1d(channels, 2 * width, 1, bias=False)
         self.norm_qkv = nn.BatchNorm1d(2 * width)
         self.norm_similarity = nn.BatchNorm2d(3 * groups)
         self.norm_out = nn.BatchNorm1d(2 * width)
@@ -99,10 +97,10 @@ class _AlongAxis(nn.Module):
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """Attend to features x (N, C, *spatial) along one axis."""
-        qkv = self.qkv(x).movedim((1, axis), (-2, -1))  # (N, *rest, 2 * width, L)
+        moved = x.movedim((1, axis), (-2, -1))  # (N, *rest, C, L)
         # Laid out first: torch's norm has a wrong gradient where one comes back in the strides of a moved axis of 1.
-        normed = self.norm_qkv(qkv.flatten(0, -3).contiguous())
-        lines = normed.unflatten(1, (self.groups, -1))  # (lines, groups, 4 * half, L)
+        qkv = self.norm_qkv(self.qkv(moved.flatten(0, -3).contiguous()))
+        lines = qkv.unflatten(1, (self.groups, -1))  # (lines, groups, 4 * half, L)
         query, key, value = lines.split(self.widths, 2)
         of_query, of_key, of_value = self._positions(x.shape[axis]).split(self.widths, 0)  # each (width, L, L)
         products = query.mT @ key, _by_position(query, of_query), _by_position(key, of_key).mT
@@ -111,8 +109,8 @@ class _AlongAxis(nn.Module):
         attended = value @ weights.mT, _by_position(weights.mT, of_value.permute(2, 1, 0)).mT
         # The norm's channels are those of the two terms in turn.
         out = self.norm_out(torch.stack(attended, 3).flatten(1, 3)).unflatten(1, (-1, 2)).sum(2)
-        moved: Tensor = out.unflatten(0, qkv.shape[:-2]).movedim((-2, -1), (1, axis))
-        return moved
+        back: Tensor = out.unflatten(0, moved.shape[:-2]).movedim((-2, -1), (1, axis))
+        return back
 
     def _positions(self, length: int) -> Tensor:
         """The vectors (4 * half, L, L) of all pairs of positions on a line."""

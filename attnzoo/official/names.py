@@ -182,8 +182,6 @@ def entries_of(module: str, key: str, state: Mapping[str, Tensor]) -> dict[str, 
         value = value.flatten(1).unique_consecutive(dim=0).unflatten(1, value.shape[1:])
     if module == "axial" and key == "flatten_index":
         return {}  # counted out anew, for lines of any length
-    if module == "axial" and name == "layers.0.qkv.weight":
-        value = value.unsqueeze(-1)  # theirs is a 1D convolution
     if module == "lambda" and name == "local.weight" and value.ndim == 5 and value.shape[-1] == 1:
         value = value.squeeze(-1)  # timm's is a 3D convolution over height, width and channels
     if module == "nl" and name == "pair.weight":  # a 2D convolution in their 3D block too
