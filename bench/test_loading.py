@@ -12,10 +12,11 @@ import torch
 
 from attnzoo.emotion.datasets import read_folder
 from attnzoo.emotion.grid import GridRecipe
-from attnzoo.emotion.loading import clips, training_loader
+from attnzoo.emotion.loading import training_loader
 from attnzoo.emotion.losses import create_loss
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.synth import synthesise
+from attnzoo.emotion.video import clips
 from attnzoo.recipes import load
 
 CLASSES = ("calm", "cross", "glad")

@@ -23,10 +23,10 @@ from attnzoo.emotion.evaluation import find_video, predict
 from attnzoo.emotion.explain import Explanation, contributions, explain, write
 from attnzoo.emotion.film import GAP, HEAD, PANEL
 from attnzoo.emotion.fusion import list_fusions
-from attnzoo.emotion.loading import clips
 from attnzoo.emotion.model import AudioVisualModel
 from attnzoo.emotion.puppet import Puppet
 from attnzoo.emotion.recipe import Recipe
+from attnzoo.emotion.video import clips
 from attnzoo.maps import activation_layer, activation_map, enlarge
 
 BUNNY = Path(__file__).parents[1] / "data" / "bigbuckbunny.mp4"
