@@ -202,7 +202,7 @@ def explain(
         FileNotFoundError: no such video or checkpoint.
         ValueError: not a readable video, or an unknown class or layer.
 
-    >>> explain(Path("model.pt"), Path("nowhere.mp4"))
+    >>> explain(Path("model.safetensors"), Path("nowhere.mp4"))
     Traceback (most recent call last):
     FileNotFoundError: there is no video nowhere.mp4
     """

@@ -108,9 +108,15 @@ def grid_of(content: Mapping[str, Any]) -> type[Gridded]:
         content: of the file.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: there is no such task, or it is a recipe of costs, for `attnzoo table`.
 
     >>> grid_of({"name": "mine"}).__name__, grid_of({"name": "mine", "task": "image"}).__name__
     ('GridRecipe', 'ImageGrid')
+    >>> grid_of({"name": "table1", "counter": "fvcore"})
+    Traceback (most recent call last):
+    ValueError: counter is a field of recipes of costs, in which nothing is trained; try: attnzoo table table1
     """
+    if of_costs := {"counter", "protocol"} & content.keys():
+        tried = f"try: attnzoo table {content.get('name', 'RECIPE')}"
+        raise ValueError(f"{min(of_costs)} is a field of recipes of costs, in which nothing is trained; {tried}")
     return spec(content.get("task", "video")).grid
