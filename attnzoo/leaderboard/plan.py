@@ -75,7 +75,7 @@ def plan(recipe: Gridded, folder: DataSet | None = None, finished: Sequence[str]
     for label, recipes in trials.items():
         first = recipes[0]
         with torch.device("meta"):
-            model = task.create(first.without_weights(), 2)
+            model = task.create(first.without_weights(), 2 if folder is None else len(folder.classes))
         cost = profile(model, task.sizes(first), counter="macs", memory=False)
         left = recipes if folder is None else [one for one in recipes if run_id(one, folder) not in finished]
         seconds = None
