@@ -15,7 +15,7 @@ from rich.text import Text
 from attnzoo.emotion import media
 from attnzoo.emotion.checkpoints import load_checkpoint, whole
 from attnzoo.emotion.datasets import Video
-from attnzoo.emotion.predictions import Prediction, accuracy, score
+from attnzoo.emotion.predictions import Prediction, accuracy, score, score_files
 from attnzoo.emotion.protocols import split
 from attnzoo.emotion.samples import DataSet
 
@@ -281,15 +281,9 @@ def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
     """
     videos = [find_video(path) for path in paths]
     model, info = load_checkpoint(checkpoint, "video")
-    recipe = info["recipe"]
-    here = {
-        "data": recipe.data.model_copy(update={"damaged": "stop"}),
-        "training": recipe.training.model_copy(update={"workers": 0}),
-    }
-    recipe = recipe.model_copy(update=here)
     return [
         Reading(path, tuple(info["classes"]), prediction, video.index.seconds, video.index.sound is not None)
-        for path, video, prediction in zip(paths, videos, score(model, recipe, videos), strict=True)
+        for path, video, prediction in zip(paths, videos, score_files(model, info["recipe"], videos), strict=True)
     ]
 
 

@@ -95,3 +95,25 @@ def score(
     if samples and not predictions:
         raise ValueError(f"none of the {len(samples)} {recipe.task}s can be read")
     return predictions
+
+
+def score_files(model: Classifier, recipe: Experiment, samples: Sequence[Sample]) -> list[Prediction]:
+    """`score` for files that somebody names: a damaged one is an error, and no processes are started for a few.
+
+    Args:
+        model: in eval mode.
+        recipe: of the model.
+        samples: the files.
+
+    Raises:
+        ValueError: a file cannot be decoded.
+
+    >>> from attnzoo.emotion.recipe import Recipe
+    >>> score_files(torch.nn.Linear(1, 1), Recipe(name="mine"), [])
+    []
+    """
+    here = {
+        "data": recipe.data.model_copy(update={"damaged": "stop"}),
+        "training": recipe.training.model_copy(update={"workers": 0}),
+    }
+    return score(model, recipe.model_copy(update=here), samples)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from attnzoo.emotion.checkpoints import load_checkpoint
 from attnzoo.emotion.evaluation import bars
-from attnzoo.emotion.predictions import Prediction, score
+from attnzoo.emotion.predictions import Prediction, score_files
 from attnzoo.images.folder import ImageFile
 
 
@@ -64,11 +64,7 @@ def predict(checkpoint: Path, paths: Sequence[Path]) -> list[Reading]:
         if not path.is_file():
             raise FileNotFoundError(f"there is no image {path}")
     model, info = load_checkpoint(checkpoint, "image")
-    recipe, classes = info["recipe"], tuple(info["classes"])
-    here = {
-        "data": recipe.data.model_copy(update={"damaged": "stop"}),
-        "training": recipe.training.model_copy(update={"workers": 0}),
-    }
+    classes = tuple(info["classes"])
     images = [ImageFile(str(path), 0, path, path.stat().st_size) for path in paths]
-    predictions = score(model, recipe.model_copy(update=here), images)
+    predictions = score_files(model, info["recipe"], images)
     return [Reading(path, classes, prediction) for path, prediction in zip(paths, predictions, strict=True)]
