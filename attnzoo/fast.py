@@ -64,6 +64,9 @@ class _Recomputed(torch.autograd.Function):
         x, *own = ctx.saved_tensors
         of_x, *of_own = needed = ctx.needs_input_grad[2:]
         twice = torch.is_grad_enabled()  # the gradient is to be differentiated too
+        with torch.enable_grad():
+            # Cut off from where they come from: a parameter may itself be made of x, which is another path.
+            x, *own = (t.view_as(t) if twice else t if t.is_leaf else _cut(t) for t in (x, *own))
         with torch.enable_grad(), torch.autocast(*ctx.autocast), _with(ctx.module, own):
             found = []
             parts = [x] if twice else _parts(x)
@@ -74,6 +77,10 @@ class _Recomputed(torch.autograd.Function):
         of_parts = iter(zip(*found, strict=True))
         dx = _concatenated(next(of_parts)) if of_x else None
         return None, None, dx, *(_added(next(of_parts)) if need else None for need in of_own)
+
+
+def _cut(t: Tensor) -> Tensor:
+    return t.detach().requires_grad_(t.requires_grad)
 
 
 def _parts(x: Tensor) -> Sequence[Tensor]:

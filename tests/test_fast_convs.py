@@ -198,3 +198,34 @@ def test_sums_of_convolutions_without_them(options: dict[str, Any], size: tuple[
     y = F.conv2d(x, conv.weight, conv.bias, padding=conv.padding, dilation=conv.dilation, groups=conv.groups)
     torch.testing.assert_close(fast.weighted_convs(x, [conv], [w]), torch.einsum("nc,nchw->nhw", w, y))
     torch.testing.assert_close(fast.conv_means(x, [conv])[0], y.mean((2, 3)))
+
+
+class Scaled(nn.Module):
+    """x times exp of a parameter, recomputed or not; a second parameter takes no part."""
+
+    def __init__(self, fast_form: bool) -> None:
+        super().__init__()
+        self.fast_form = fast_form
+        self.log = nn.Parameter(torch.zeros(3))
+        self.idle = nn.Parameter(torch.zeros(3))
+
+    def plain(self, x: Tensor) -> Tensor:
+        return x * self.log.exp().unsqueeze(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fast.recomputed(self.plain, self, x) if self.fast_form else self.plain(x)
+
+
+@pytest.mark.parametrize("part", [1, fast.PART], ids=["sample by sample", "at once"])
+def test_a_parameter_may_be_made_of_the_features(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "PART", part)
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def derivatives(fast_form: bool) -> list[Tensor]:
+        y = torch.func.functional_call(Scaled(fast_form).double(), {"log": x.mean((0, 2))}, (x,))
+        (once,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
+        (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return [once, first, *torch.autograd.grad(first.square().sum(), x)]
+
+    for ours, theirs in zip(derivatives(True), derivatives(False), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
