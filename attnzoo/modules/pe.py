@@ -1,5 +1,6 @@
 """Project & excite."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnzoo import nd
@@ -41,7 +42,7 @@ class ProjectExcite(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, *spatial) of features x."""
-        squeezed = self.squeeze.weight @ nd.strips(x).flatten(2)  # (N, hidden, T + H + W)
+        squeezed = F.linear(nd.strips(x).flatten(2).mT, self.squeeze.weight).mT  # (N, hidden, T + H + W)
         total = nd.expand(self.squeeze.bias.unsqueeze(0), x)
         for strip in nd.unstrip(squeezed, x.shape[2:]):
             total = total + strip
