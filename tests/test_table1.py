@@ -231,7 +231,7 @@ def test_latency_is_measured_on_a_named_machine() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("NETWORKS  attn:\n    - se\n    - sse\n", r"t\.yaml:6: .*'sse'; did you mean se"),
+        ("NETWORKS  attn:\n    - se\n    - mpee\n", r"t\.yaml:6: .*'mpee'; did you mean mpe"),
         ("NETWORKS  attn: [{attn: se, options: {reduktion: 4}}]\n", r"t\.yaml:4: .*did you mean reduction"),
         ("NETWORKS  sites: {middle: {}}\n", r"t\.yaml:4: .*sites\.middle"),
         ("NETWORKS  sites:\n    mid: {sa: {group: 4}}\n", r"t\.yaml:4: .*did you mean groups"),
@@ -240,7 +240,7 @@ def test_latency_is_measured_on_a_named_machine() -> None:
             r"t\.yaml:5: .*no backbone timm",
         ),
         ("counter: flops\n", r"t\.yaml:2: counter = 'flops': input should be 'fvcore'"),
-        ("paper: {ROW, attn: sse}\n", r"t\.yaml:2: .*'sse'; did you mean se"),
+        ("paper: {ROW, attn: mpee}\n", r"t\.yaml:2: .*'mpee'; did you mean mpe"),
         ("paper: {ROW, attn: se, params: 49.30}\n", r"t\.yaml:2: .*params = 49\.3: put it in quotes"),
         ("paper: {ROW, attn: se, params: '49,3'}\n", r"t\.yaml:2: .*params = '49,3'"),
         ("paper: {ROW, attn: se, params: '1', reason: 'only {plane}'}\n", r"\{plane\} is not known; there are "),
@@ -383,7 +383,7 @@ def test_the_command_prints_both_tables(run: Callable[..., tuple[int, str, str]]
         ("profile timm/resnet18 --output small.yaml/x.csv", ["cannot write small.yaml/x.csv"]),
         ("profile timm/resnet18 --counter fvcore,flops", ["'flops'", "fvcore"]),
         ("profile se --attn mpe", ["se is an attention module itself"]),
-        ("profile sse", ["backbone 'sse' must be one of timm/NAME", "or the module se"]),
+        ("profile mpee", ["backbone 'mpee' must be one of timm/NAME", "or the module mpe"]),
         ("profile timm/resnet18 --site mid", ["--site and --stages say where attention goes", "--attn"]),
         ("profile timm/resnet18 --channels 8", ["--channels and --size are of the input of an attention module"]),
         ("profile timm/resnet18 --num-classes -1", ["'--num-classes'", "greater than or equal to 1"]),
