@@ -26,11 +26,11 @@ def settle(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", [n for n in attnzoo.list_modules(spatial_dims=2) if attnzoo.spec(n).site != "conv"])
 def test_each_frame_is_attended_to_as_a_picture(name: str) -> None:
-    attn = settle(attnzoo.create(name, 128)).eval()
-    x = torch.randn(2, 128, 3, 9, 9)
+    attn = settle(attnzoo.create(name, 128)).eval().double()
+    x = torch.randn(2, 128, 3, 9, 9, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([attn(frame) for frame in x.unbind(2)], 2)
-        torch.testing.assert_close(nd.Frames(attn)(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(nd.Frames(attn)(x), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_it_is_mpes_own_folded_mode() -> None:
