@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_modules_is_fresh() -> None:
-    (table,) = re.findall(r"<!-- attnzoo list --markdown -->\n(.*?)<!-- end -->", README, re.DOTALL)
-    command = [sys.executable, "-m", "attnzoo", "list", "--markdown"]
-    fresh = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert table == fresh, "paste the output of `attnzoo list --markdown` into the README"
+@pytest.mark.parametrize("arguments", ["list --markdown", "bench --table bench/results/modules.csv"])
+def test_generated_tables_are_fresh(arguments: str) -> None:
+    (table,) = re.findall(f"<!-- attnzoo {arguments} -->\n(.*?)<!-- end -->", README, re.DOTALL)
+    command = [sys.executable, "-m", "attnzoo", *arguments.split()]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert table == fresh, f"paste the output of `attnzoo {arguments}` into the README"
