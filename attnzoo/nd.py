@@ -179,6 +179,26 @@ def squeeze(channels: int, reduction: int, least: int = 1, divisor: int | None =
     return width + divisor if width < keep * channels / reduction else width
 
 
+def per_axis(sizes: int | Sequence[int], spatial_dims: int, option: str = "stride") -> tuple[int, ...]:
+    """A number for each spatial axis, where one may stand for all.
+
+    Args:
+        sizes: one positive number, or one per axis.
+        spatial_dims: the number of axes.
+        option: how the caller's user spells `sizes`, for the message.
+
+    Raises:
+        ValueError: another number of them, or one that is not positive.
+
+    >>> per_axis(2, 3), per_axis((1, 2, 2), 3)
+    ((2, 2, 2), (1, 2, 2))
+    """
+    each = (sizes,) * spatial_dims if isinstance(sizes, int) else tuple(sizes)
+    if len(each) != spatial_dims or min(each) < 1:
+        raise ValueError(f"{option}={sizes} must be a positive number, or one for each of {spatial_dims} axes")
+    return each
+
+
 def odd(kernel_size: int, option: str = "kernel_size") -> int:
     """A kernel size that has a middle.
 

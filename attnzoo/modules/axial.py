@@ -53,13 +53,11 @@ class AxialAttention(nd.Attention):
     ) -> None:
         super().__init__(channels, spatial_dims)
         width = channels if out_channels is None else out_channels
-        sizes = (feat_size,) * spatial_dims if isinstance(feat_size, int) else tuple(feat_size)
-        if len(sizes) != spatial_dims or min(sizes) < 1:
-            raise ValueError(f"feat_size={feat_size} must be a positive number, or one for each of {spatial_dims} axes")
+        sizes = nd.per_axis(feat_size, spatial_dims, "feat_size")
         self.axes = tuple(range(spatial_dims)) if axes is None else tuple(axes)
         if not self.axes or not set(self.axes) <= set(range(spatial_dims)):
             raise ValueError(f"axes={self.axes} must be some of {', '.join(map(str, range(spatial_dims)))}")
-        self.strides = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+        self.strides = nd.per_axis(stride, spatial_dims)
         self.layers = nn.ModuleList(
             _AlongAxis(width if i else channels, width, groups, sizes[axis]) for i, axis in enumerate(self.axes)
         )

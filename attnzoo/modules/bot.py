@@ -60,10 +60,8 @@ class BottleneckAttention(nd.Attention):
     ) -> None:
         super().__init__(channels, spatial_dims)
         width = channels if out_channels is None else out_channels
-        sizes = (feat_size,) * spatial_dims if isinstance(feat_size, int) else tuple(feat_size)
-        if len(sizes) != spatial_dims or min(sizes) < 1:
-            raise ValueError(f"feat_size={feat_size} must be a positive number, or one for each of {spatial_dims} axes")
-        self.heads, self.strides = heads, _per_axis(stride, spatial_dims)
+        sizes = nd.per_axis(feat_size, spatial_dims, "feat_size")
+        self.heads, self.strides = heads, nd.per_axis(stride, spatial_dims)
         self.widths = _head_widths(width, heads, head_width)
         query, value = self.widths
         self.scale, self.scaled_positions = query**-0.5, scaled_positions
@@ -147,7 +145,7 @@ class HaloAttention(nd.Attention):
         self.widths = _head_widths(channels if out_channels is None else out_channels, heads, head_width)
         query, value = self.widths
         self.scale, self.scaled_positions = query**-0.5, scaled_positions
-        strides, ones = _per_axis(stride, spatial_dims), (1,) * spatial_dims
+        strides, ones = nd.per_axis(stride, spatial_dims), (1,) * spatial_dims
         pool = pool or any(block_size % s for s in strides)
         self.strides, self.pool_strides = (ones, strides) if pool else (strides, ones)
         conv = nd.conv(spatial_dims)
@@ -213,10 +211,6 @@ def _padded(x: Tensor, sides: Sequence[tuple[int, int]]) -> Tensor:
     if not any(sum(pair) for pair in sides):
         return x
     return F.pad(x, [amount for pair in reversed(sides) for amount in pair])
-
-
-def _per_axis(stride: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    return (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
 
 
 def _head_widths(channels: int, heads: int, head_width: int | None) -> tuple[int, int]:

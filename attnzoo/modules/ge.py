@@ -61,9 +61,7 @@ class GatherExcite(nd.Gate):
             told = "is of no use" if size is not None else "must be told"
             raise ValueError(f"size={size} {told}: it is that of the map for learned=True with extent=0, and no other")
         self.extent = extent
-        self.size = (size,) * spatial_dims if isinstance(size, int) else None if size is None else tuple(size)
-        if self.size is not None and (len(self.size) != spatial_dims or min(self.size) < 1):
-            raise ValueError(f"size={size} must be a number for each of the {nd.AXES[spatial_dims]} axes, 1 or more")
+        self.size = None if size is None else nd.per_axis(size, spatial_dims, "size")
         conv, norm = nd.conv(spatial_dims), nd.batch_norm(spatial_dims)
         self.gather: nn.Module | None = None
         if learned:

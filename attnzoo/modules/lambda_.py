@@ -57,7 +57,7 @@ class LambdaLayer(nd.Attention):
         if key_width < 1:
             raise ValueError(f"key_width={key_width} must be at least 1")
         self.heads, self.widths = heads, (heads * key_width, key_width, width)
-        self.strides = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+        self.strides = nd.per_axis(stride, spatial_dims)
         conv, norm = nd.conv(spatial_dims), nd.batch_norm(spatial_dims)
         self.qkv = conv(channels, sum(self.widths), 1, bias=bias)
         self.norm_q = norm(heads * key_width)

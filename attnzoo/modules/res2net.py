@@ -56,7 +56,7 @@ class Res2Net(nd.Attention):
         width = nd.split(channels, scale, "scale")
         if scale < 2:
             raise ValueError(f"scale={scale} must be at least 2, since the last part is not convolved")
-        strides = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+        strides = nd.per_axis(stride, spatial_dims)
         self.first = max(strides) > 1 if first is None else first
         if max(strides) > 1 and not self.first:
             raise ValueError(f"stride={stride} needs first=True: the parts cannot be chained across it")

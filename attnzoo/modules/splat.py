@@ -71,7 +71,7 @@ class SplitAttention(nd.Attention):
         nd.split(width, groups)
         hidden = nd.squeeze(channels * radix, reduction, min_width, divisor, keep=0.9)
         nd.split(hidden, groups)
-        strides = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+        strides = nd.per_axis(stride, spatial_dims)
         self.radix, self.groups, self.strides = radix, groups, strides
         self.pool = pool if max(strides) > 1 else None
         conv, norm = nd.conv(spatial_dims), nd.batch_norm(spatial_dims)
