@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from attnzoo import fast, products
+from attnzoo import fast
 
 AXES = {1: "L", 2: "H, W", 3: "T, H, W"}
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -66,7 +66,7 @@ def strips(x: Tensor) -> Tensor:
     >>> strips(torch.zeros(2, 4, 7, 9)).shape
     torch.Size([2, 4, 16, 1])
     """
-    pooled = [products.mean(x, [a for a in axes(x) if a != axis]) for axis in axes(x)] if x.ndim > 3 else [x]
+    pooled = [fast.mean(x, [a for a in axes(x) if a != axis]) for axis in axes(x)] if x.ndim > 3 else [x]
     strip = torch.cat(pooled, 2)
     return strip.reshape(*strip.shape, *(1,) * (x.ndim - 3))
 
@@ -313,9 +313,9 @@ class Gate(Attention):
         self.check(x)
         gate = self.gate(x)
         if gate.shape[1] in (1, x.shape[1]):
-            return products.scale(x, gate)
+            return fast.scale(x, gate)
         groups: Tensor = x.unflatten(1, (gate.shape[1], -1))
-        return products.scale(groups, gate.unsqueeze(2)).reshape(x.shape)
+        return fast.scale(groups, gate.unsqueeze(2)).reshape(x.shape)
 
 
 class SpreadGate(Gate):
@@ -333,7 +333,7 @@ class SpreadGate(Gate):
         raise NotImplementedError(f"{type(self).__name__} must define spread(x, *maps)")
 
     def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivative of `spread`, as `products.product` wants it."""
+        """The derivative of `spread`, as `fast.product` wants it."""
         raise NotImplementedError(f"{type(self).__name__} must define derivative(by_gate, gate, x, *maps)")
 
     def gate(self, x: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ class SpreadGate(Gate):
     def forward(self, x: Tensor) -> Tensor:
         """Scale features x (N, C, *spatial) by their gate."""
         self.check(x)
-        return products.product(self.spread, self.derivative, x, *self.maps(x))
+        return fast.product(self.spread, self.derivative, x, *self.maps(x))
 
 
 class PooledGate(nn.Module):
@@ -386,7 +386,7 @@ class PooledGate(nn.Module):
 
     def _squash(self, pooled: Tensor) -> Tensor:
         quick = fast.usable(self, pooled) and not torch.is_autocast_enabled("cpu")
-        logits = products.narrow_conv(pooled, self.conv.weight) if quick else self.conv(pooled)
+        logits = fast.narrow_conv(pooled, self.conv.weight) if quick else self.conv(pooled)
         gate: Tensor = self.bn(logits).sigmoid().squeeze(1)
         return gate
 

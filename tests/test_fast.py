@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import attnzoo
-from attnzoo import products
+from attnzoo import fast
+from attnzoo.fast import pieces
 
 FITS: dict[str, dict[str, Any]] = {"sa": {"groups": 4}, "sge": {"groups": 8}, "bam": {"reduction": 4}}
 NAMES = ("se", "eca", "cbam", "ca", "sa", "triplet", "simam", "sge", "bam")
@@ -36,8 +37,8 @@ def features(dims: int, batch: int = 3) -> Tensor:
 def defined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Modules carry out their definitions, as under the compiler."""
     with monkeypatch.context() as patch:
-        patch.setattr(products, "eager", lambda x: False)
-        patch.setattr("attnzoo.fast.usable", lambda module, x: False)
+        patch.setattr("attnzoo.fast.when.eager", lambda x: False)
+        patch.setattr(fast, "eager", lambda x: False)
         yield
 
 
@@ -50,13 +51,13 @@ def step(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [y, x.grad, *(p.grad for p in module.parameters()), *module.buffers()]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("piece", [1, 700, products.PIECE])
+@pytest.mark.parametrize("piece", [1, 700, pieces.PIECE])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
 @pytest.mark.parametrize(("name", "dims"), CASES)
 def test_values_and_gradients_are_those_of_the_definition(
     name: str, dims: int, layout: str, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "PIECE", piece)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     x = features(dims)
     if layout == "channels_last":
         x = x.contiguous(memory_format=LAYOUTS[dims])
@@ -186,6 +187,6 @@ def test_only_x_and_small_maps_are_kept(name: str, dims: int, layout: str) -> No
 def test_the_narrow_convolution_has_the_gradients_of_the_library() -> None:
     x = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(1, 2, 7, 3, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(products.narrow_conv, (x, weight))
-    torch.autograd.gradgradcheck(products.narrow_conv, (x, weight))
-    assert torch.equal(products.narrow_conv(x, weight), torch.nn.functional.conv2d(x, weight, padding=(3, 1)))
+    torch.autograd.gradcheck(fast.narrow_conv, (x, weight))
+    torch.autograd.gradgradcheck(fast.narrow_conv, (x, weight))
+    assert torch.equal(fast.narrow_conv(x, weight), torch.nn.functional.conv2d(x, weight, padding=(3, 1)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import attnzoo
 from attnzoo import fast
 from attnzoo.contract import runner
+from attnzoo.fast import recompute
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("ema", {"groups": 4}),
@@ -79,7 +80,7 @@ def test_in_parts_as_in_one(name: str, options: dict[str, Any], dims: int, monke
     wanted = [x, *module.parameters()]
     whole = module(x)
     of_whole = torch.autograd.grad(whole.square().sum(), wanted)
-    monkeypatch.setattr(fast, "PART", 1)
+    monkeypatch.setattr(recompute, "PART", 1)
     parts = module(x)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad(parts.square().sum(), wanted), of_whole, strict=True):
@@ -216,9 +217,9 @@ class Scaled(nn.Module):
         return fast.recomputed(self.plain, self, x) if self.fast_form else self.plain(x)
 
 
-@pytest.mark.parametrize("part", [1, fast.PART], ids=["sample by sample", "at once"])
+@pytest.mark.parametrize("part", [1, recompute.PART], ids=["sample by sample", "at once"])
 def test_a_parameter_may_be_made_of_the_features(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "PART", part)
+    monkeypatch.setattr(recompute, "PART", part)
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
 
     def derivatives(fast_form: bool) -> list[Tensor]:

@@ -396,16 +396,15 @@ print(sorted(set({heavy.split()!r}) & (set(sys.modules) - before)))
 _LOW = {"inject", "registry", "nd"}
 _BESIDE = {"recipes", "extras"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "products": set(),
-    "fast": {"products"},
-    "nd": {"products", "fast"},
+    "fast": set(),
+    "nd": {"fast"},
     "registry": set(),
     "recipes": set(),
     "extras": set(),
     "sites": set(),
     "state_dicts": set(),
     "contract": {"registry", "nd", "extras"},
-    "modules": {"nd", "registry", "products", "fast"},
+    "modules": {"nd", "registry", "fast"},
     "inject": {"registry", "nd", "sites"},
     "official": {*_LOW, "state_dicts"},
     "profiling": {*_LOW, *_BESIDE},

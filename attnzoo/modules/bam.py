@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -69,7 +69,7 @@ class BottleneckAttention(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits (N, C, 1, ...) by channel and (N, 1, *spatial) by position of features x (N, C, *spatial)."""
-        return nd.expand(self.channel(products.mean(x, nd.axes(x))), x), self.spatial(x)
+        return nd.expand(self.channel(fast.mean(x, nd.axes(x))), x), self.spatial(x)
 
     def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
         """Gate (N, C, *spatial)."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -62,7 +62,7 @@ class ContextAnchorAttention(nd.Gate):
 
 def _pool(x: Tensor, window: int) -> Tensor:
     """Mean over windows of features x (N, C, *spatial), one axis after the other; the zeros around x count."""
-    if not products.eager(x):
+    if not fast.eager(x):
         return _pooled(x, window)
     pooled: Tensor = _Pool.apply(x, window)
     return pooled

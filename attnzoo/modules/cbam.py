@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 # (N, C, *spatial) -> (N, C)
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "avg": lambda x: products.mean(x, nd.axes(x)),
-    "max": lambda x: products.max_and_mean(x.flatten(2), 2)[0][0],
+    "avg": lambda x: fast.mean(x, nd.axes(x)),
+    "max": lambda x: fast.max_and_mean(x.flatten(2), 2)[0][0],
     # Of a channel that a ReLU left at zero the gradient is 0 here and NaN in the root of a sum of squares.
     "lp": lambda x: torch.linalg.vector_norm(x, dim=nd.axes(x)),
     "lse": lambda x: x.logsumexp(nd.axes(x)),
@@ -88,12 +88,12 @@ class ConvolutionalBlockAttention(nd.Attention):
         """Attend to features x (N, C, *spatial)."""
         self.check(x)
         channel_gate = self.channel_gate(x)
-        scaled = products.scale(x, channel_gate)
+        scaled = fast.scale(x, channel_gate)
         if self.spatial is None:
             return scaled
-        ((maximum, mean),) = products.max_and_mean(scaled, 1)
+        ((maximum, mean),) = fast.max_and_mean(scaled, 1)
         # Of x, which is kept for the backward pass anyway, and not of `scaled`, which then is not.
-        return products.product(_both, _both_derivative, x, channel_gate, self.spatial(maximum, mean, axis=1))
+        return fast.product(_both, _both_derivative, x, channel_gate, self.spatial(maximum, mean, axis=1))
 
 
 def _both(x: Tensor, channel_gate: Tensor, spatial_gate: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -52,7 +52,7 @@ class EfficientChannelAttention(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
-        pooled = products.mean(x, nd.axes(x))
+        pooled = fast.mean(x, nd.axes(x))
         if self.shared:
             logits = self.conv(pooled.unsqueeze(1)).squeeze(1)
         else:

@@ -6,7 +6,7 @@ from itertools import cycle
 
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -69,7 +69,7 @@ class EfficientLocalAttention(nd.SpreadGate):
         """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
         gates = []
         for axis, strip in zip(nd.axes(x), cycle(self.strips), strict=False):
-            pooled = products.mean(x, [a for a in nd.axes(x) if a != axis])
+            pooled = fast.mean(x, [a for a in nd.axes(x) if a != axis])
             shape = [size if a in (0, 1, axis) else 1 for a, size in enumerate(x.shape)]
             gates.append(strip(pooled).sigmoid().reshape(shape))
         return tuple(gates)

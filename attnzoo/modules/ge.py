@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -93,7 +93,7 @@ class GatherExcite(nd.Gate):
             gathered: Tensor = self.gather(x)
             return gathered
         if not self.extent:
-            return nd.expand(products.mean(x, nd.axes(x)), x)
+            return nd.expand(fast.mean(x, nd.axes(x)), x)
         e = self.extent
         if self.spatial_dims == 2:
             return _means(x, [e, e])

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -48,5 +48,5 @@ class LinearContextTransform(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
-        logits: Tensor = self.norm(products.mean(x, nd.axes(x)))
+        logits: Tensor = self.norm(fast.mean(x, nd.axes(x)))
         return nd.expand(logits.sigmoid(), x)

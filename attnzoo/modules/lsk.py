@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -69,7 +69,7 @@ class LargeSelectiveKernel(nd.Gate):
         for depthwise, reduce in zip(self.depthwise, self.reduce, strict=True):
             seen = depthwise(seen)
             branches.append(reduce(seen))
-        highest, means = zip(*(products.max_and_mean(b, 1)[0] for b in branches), strict=True)
+        highest, means = zip(*(fast.max_and_mean(b, 1)[0] for b in branches), strict=True)
         pooled = torch.stack((torch.stack(means).mean(0), torch.stack(highest).max(0).values), 1)
         weights = self.weigh(pooled).sigmoid().split(1, 1)
         terms = [b * w for b, w in zip(branches, weights, strict=True)]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -47,7 +47,7 @@ class ShuffleAttention(nd.Attention):
     def forward(self, x: Tensor) -> Tensor:
         """Attend to features x (N, C, *spatial)."""
         self.check(x)
-        y = products.product(_affine_gate, _affine_derivative, x, *self._maps(x))
+        y = fast.product(_affine_gate, _affine_derivative, x, *self._maps(x))
         # Channel shuffle with two groups over all C: output channel 2j + i is channel i * C/2 + j.
         last = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
         if x.is_contiguous() or not x.is_contiguous(memory_format=last):
@@ -58,7 +58,7 @@ class ShuffleAttention(nd.Attention):
 
     def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """Slope and shift (N, C, 1, ...) of the logits, an affine map of features x (N, C, *spatial)."""
-        mean, variance = (m.unflatten(1, (self.groups, 2, -1)).unbind(2) for m in products.moments(x, nd.axes(x)))
+        mean, variance = (m.unflatten(1, (self.groups, 2, -1)).unbind(2) for m in fast.moments(x, nd.axes(x)))
         by_mean = self.cweight * mean[0] + self.cbias
         weight, bias = (p.view_as(self.sweight) for p in (self.gn.weight, self.gn.bias))
         slope = self.sweight * weight * (variance[1] + self.gn.eps).rsqrt()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 AXES = {2: ("h", "w"), 3: ("t", "h", "w")}
@@ -122,19 +122,16 @@ class SpatialChannelSynergisticAttention(nd.SpreadGate):
         """Gated features x (N, C, *spatial), pooled in windows."""
         if self.pool == "recombination":
             for gate in gates:
-                x = products.scale(x, gate)
+                x = fast.scale(x, gate)
             missing = [max(0, self.recombine.kernel_size[0] - size) for size in reversed(x.shape[2:])]
             pooled: Tensor = self.recombine(F.pad(x, [p for size in missing for p in (0, size)]))
             return pooled
         # Axis by axis, since a gate is the same, and positive, all along the other axes.
         for axis, gate in enumerate(gates, 2):
             size = x.shape[axis] if self.window is None else min(self.window, x.shape[axis])
-            whole = products.scale(x, gate).narrow(axis, 0, x.shape[axis] // size * size)
+            whole = fast.scale(x, gate).narrow(axis, 0, x.shape[axis] // size * size)
             windows: Tensor = whole.unflatten(axis, (-1, size))
-            if self.pool == "max":
-                x = products.max_and_mean(windows, axis + 1)[0][0]
-            else:
-                x = products.mean(windows, [axis + 1])
+            x = fast.max_and_mean(windows, axis + 1)[0][0] if self.pool == "max" else fast.mean(windows, [axis + 1])
         return x
 
     def _squash(self, logits: Tensor, axis: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 PAPER = "https://arxiv.org/abs/1803.02579"
@@ -38,7 +38,7 @@ class ChannelExcitation(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
-        return nd.expand(self.fc(products.mean(x, nd.axes(x))).sigmoid(), x)
+        return nd.expand(self.fc(fast.mean(x, nd.axes(x))).sigmoid(), x)
 
 
 @register("sse", paper=PAPER, site="stage", year=2018, golden=True, formula="y = x * sigmoid(w x + b)")
@@ -105,7 +105,7 @@ class ConcurrentExcitation(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """Channel gate (N, C, 1, ...) and spatial gate (N, 1, *spatial) of features x (N, C, *spatial)."""
-        pooled = products.mean(x, nd.axes(x))
+        pooled = fast.mean(x, nd.axes(x))
         return nd.expand(self.fc(pooled).sigmoid(), x), self.conv(x).sigmoid()
 
     def spread(self, x: Tensor, *maps: Tensor) -> Tensor:

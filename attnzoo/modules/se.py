@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -52,4 +52,4 @@ class SqueezeExcitation(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
-        return nd.expand(self.fc(products.mean(x, nd.axes(x))).sigmoid(), x)
+        return nd.expand(self.fc(fast.mean(x, nd.axes(x))).sigmoid(), x)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -45,7 +45,7 @@ class SimpleAttention(nd.Gate):
     def forward(self, x: Tensor) -> Tensor:
         """Scale features x (N, C, *spatial) by their gate."""
         self.check(x)
-        return products.by_sample(lambda x: x * self.gate(x), self._scaled, self._derivative, x)
+        return fast.by_sample(lambda x: x * self.gate(x), self._scaled, self._derivative, x)
 
     def _factor(self, distance: Tensor) -> Tensor:
         """By which the distance enters the gate, (N, C, 1, ...)."""

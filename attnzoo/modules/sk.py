@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -109,6 +109,6 @@ class SelectiveKernel(nd.Attention):
 
     def _weights(self, branches: list[Tensor]) -> Tensor:
         """Weights (branches, N, out_channels), summing to 1 over the branches."""
-        means = [products.mean(branch, nd.axes(branch)) for branch in branches]
+        means = [fast.mean(branch, nd.axes(branch)) for branch in branches]
         pooled = self.fc(sum(means[1:], means[0]))
         return torch.stack([fc(pooled) for fc in self.fcs]).softmax(0)

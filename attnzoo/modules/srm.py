@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attnzoo import fast, nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -41,7 +41,7 @@ class StyleRecalibration(nd.Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
         deviation = fast.recomputed(self.deviation, self.deviation, x) if fast.usable(self, x) else self.deviation(x)
-        style: Tensor = self.bn(products.mean(x, nd.axes(x)) * self.cfc[:, 0] + deviation * self.cfc[:, 1])
+        style: Tensor = self.bn(fast.mean(x, nd.axes(x)) * self.cfc[:, 0] + deviation * self.cfc[:, 1])
         return nd.expand(style.sigmoid(), x)
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from attnzoo import nd, products
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 # For each branch the axes that its kernel sees, in the authors' order; the axis that is missing is pooled away.
@@ -48,7 +48,7 @@ class TripletAttention(nd.SpreadGate):
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """For each plane its gate, of size 1 along the axis that features x (N, C, *spatial) were pooled along."""
         pooled = [(set(range(1, x.ndim)) - set(order)).pop() for order in self.planes.values()]
-        pools = products.max_and_mean(x, *pooled)
+        pools = fast.max_and_mean(x, *pooled)
         return tuple(
             self.get_submodule(plane)(*pool, axis, order)
             for (plane, order), pool, axis in zip(self.planes.items(), pools, pooled, strict=True)

@@ -1,0 +1,30 @@
+"""What the fast forms of modules are made of.
+
+A module's definition stays the one that is read, exported and counted; a fast form stands beside it, gives the same
+values and gradients, and is used where operations are carried out one by one on a CPU: not under the compiler,
+exporters and functorch, with forward-mode derivatives, or on other devices.
+"""
+
+from attnzoo.fast.convs import conv_means, narrow_conv, weighted_convs
+from attnzoo.fast.pools import max_and_mean, mean, moments
+from attnzoo.fast.products import by_sample, gated, product, scale
+from attnzoo.fast.recompute import recomputed
+from attnzoo.fast.softmax import attention
+from attnzoo.fast.when import eager, usable
+
+__all__ = [
+    "attention",
+    "by_sample",
+    "conv_means",
+    "eager",
+    "gated",
+    "max_and_mean",
+    "mean",
+    "moments",
+    "narrow_conv",
+    "product",
+    "recomputed",
+    "scale",
+    "usable",
+    "weighted_convs",
+]

@@ -1,0 +1,175 @@
+"""Products of features with a gate, of which the features and small maps alone are kept for the backward pass."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from attnzoo.fast import when
+from attnzoo.fast.pieces import memory_order, pieces
+
+Spread = Callable[..., Tensor]
+
+
+Derivative = Callable[..., tuple[Tensor | None, ...]]
+
+
+def product(spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) -> Tensor:
+    """x * spread(x, *maps), of which x and the maps alone are kept: the backward pass makes the gate anew.
+
+    Args:
+        spread: makes the gate of x and the maps, element by element, and of nothing else that has a gradient.
+        derivative: of spread: gets the gradient of the gate, the gate, x and the maps, and gives the gradient of x (by
+            way of the gate) and of each map, not yet summed over the axes along which the map has size 1; None stands
+            for zeros.
+        x: (N, C, *spatial).
+        *maps: small tensors with as many axes as x, each of x's size or of size 1.
+
+    >>> def shifted(x, shift):
+    ...     return x + shift
+    >>> def derivative(by_gate, gate, x, shift):
+    ...     return by_gate, by_gate
+    >>> product(shifted, derivative, torch.full((1, 2, 2, 2), 3.0), torch.ones(1, 2, 1, 1)).unique()
+    tensor([12.])
+    """
+    if not when.eager(x) or any(m.numel() >= x.numel() for m in maps):
+        return x * spread(x, *maps)
+    out: Tensor = _Product.apply(spread, derivative, x, *maps)
+    return out
+
+
+def scale(x: Tensor, gate: Tensor) -> Tensor:
+    """x * gate.
+
+    Args:
+        x: (N, C, *spatial).
+        gate: with as many axes, each of x's size or of size 1.
+
+    >>> scale(torch.ones(1, 2, 2, 2), torch.tensor([[[[2.0]], [[3.0]]]])).sum((2, 3))
+    tensor([[ 8., 12.]])
+    """
+    # Where there is nothing to keep, the product as it is: the map is small, and calls cost more than it.
+    return product(_itself, _itself_derivative, x, gate) if torch.is_grad_enabled() else x * gate
+
+
+def _itself(x: Tensor, gate: Tensor) -> Tensor:
+    return gate
+
+
+def _itself_derivative(by_gate: Tensor, gate: Tensor, x: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return None, by_gate
+
+
+def gated(x: Tensor, *gates: Tensor) -> Tensor:
+    """The product of features and gates, of which no partial product is kept.
+
+    Args:
+        x: (N, C, *spatial).
+        *gates: with as many axes, each of x's size or of size 1.
+
+    >>> gated(torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 1), 0.5), torch.full((1, 2, 1, 3), 0.5)).unique()
+    tensor([0.2500])
+    """
+    return product(_all_of, _derivative_of_all, x, *gates)
+
+
+def _all_of(_: Tensor, *gates: Tensor) -> Tensor:
+    return math.prod(gates[1:], start=gates[0])
+
+
+def _derivative_of_all(by_gate: Tensor, gate: Tensor, x: Tensor, *gates: Tensor) -> tuple[Tensor | None, ...]:
+    others = [gates[:i] + gates[i + 1 :] for i in range(len(gates))]
+    return None, *(math.prod(other, start=by_gate) for other in others)
+
+
+class _Product(Function):
+    @staticmethod
+    def forward(ctx: Any, spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) -> Tensor:
+        ctx.spread, ctx.derivative = spread, derivative
+        ctx.save_for_backward(x, *maps)
+        if spread is _itself or any(m.dtype != x.dtype for m in maps):
+            return x * spread(x, *maps)
+        y = torch.empty_like(x)
+        for to_y, of_x, *of_maps in pieces(y, x, *maps):
+            torch.mul(of_x, spread(of_x, *of_maps), out=to_y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, *maps), (gradient,), needed = ctx.saved_tensors, gradients, ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():  # for derivatives of this one
+            inputs = [t.view_as(t) for t in (x, *maps)]
+            wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
+            y = inputs[0] * ctx.spread(*inputs)
+            found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
+            return None, None, *(next(found) if n else None for n in needed)
+        # No views are returned: autograd adds in place only to what is no other tensor's memory.
+        totals = [torch.empty_like(x), *(torch.zeros_like(m) for m in maps)]
+        order, _ = memory_order(x)
+        permuted = (t.permute(order) for t in (x, gradient, *totals, *maps))
+        for of_x, of_y, *rest in pieces(*permuted):
+            to, of_maps = rest[: len(totals)], rest[len(totals) :]
+            gate = ctx.spread(of_x, *of_maps)
+            parts = ctx.derivative(of_y * of_x, gate, of_x, *of_maps)
+            torch.mul(of_y, gate, out=to[0])
+            for total, part in zip(to, parts, strict=True):
+                if part is not None:
+                    total += part.sum_to_size(total.shape)
+        return None, None, *(t if n else None for t, n in zip(totals, needed, strict=True))
+
+
+def by_sample(
+    function: Callable[[Tensor], Tensor],
+    quick: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+) -> Tensor:
+    """function(x), of which x alone is kept for the backward pass.
+
+    Args:
+        function: of each sample on its own, to a result like it, and of nothing else that has a gradient.
+        quick: the same, in any way that autograd need not understand.
+        derivative: of function: gets the gradient of its result and x, and gives the gradient of x.
+        x: (N, ...).
+
+    >>> by_sample(torch.square, torch.square, lambda by_y, x: 2 * by_y * x, torch.full((2, 1), 3.0))
+    tensor([[9.],
+            [9.]])
+    """
+    if not when.eager(x):
+        return function(x)
+    out: Tensor = _BySample.apply(function, quick, derivative, x)
+    return out
+
+
+class _BySample(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[[Tensor], Tensor],
+        quick: Callable[[Tensor], Tensor],
+        derivative: Callable[..., Tensor],
+        x: Tensor,
+    ) -> Tensor:
+        ctx.function, ctx.derivative = function, derivative
+        ctx.save_for_backward(x)
+        return _by_pieces(quick, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x,), (by_y,) = ctx.saved_tensors, gradients
+        if torch.is_grad_enabled():  # for derivatives of this one
+            return None, None, None, torch.autograd.grad(ctx.function(x), x, by_y, create_graph=True)[0]
+        return None, None, None, _by_pieces(ctx.derivative, by_y, x)
+
+
+def _by_pieces(function: Callable[..., Tensor], *of: Tensor) -> Tensor:
+    whole = torch.empty_like(of[-1])
+    for to, *piece in pieces(whole, *of):
+        if to is whole:
+            return function(*piece)
+        to.copy_(function(*piece))
+    return whole

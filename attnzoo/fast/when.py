@@ -1,0 +1,47 @@
+"""When a fast form may stand in for a definition."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as hooks
+
+
+def eager(x: Tensor) -> bool:
+    """Whether operations are carried out one by one, on the CPU (or the meta device, which stands for it).
+
+    Args:
+        x: the features.
+
+    >>> eager(torch.zeros(1))
+    True
+    """
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return x.device.type in ("cpu", "meta") and not (traced or transformed)
+
+
+def usable(module: nn.Module, x: Tensor) -> bool:
+    """Whether a fast form may stand in for the definition of a module.
+
+    Not under what looks at, transforms or changes the operations of the definition or its layers: the compiler,
+    tracers, exporters, functorch, forward-mode derivatives, hooks, parametrizations. On the CPU alone (and on the meta
+    device, which stands for it), where it was measured.
+
+    Args:
+        module: whose layers the fast form does not call but takes the parameters of.
+        x: its input.
+
+    >>> usable(nn.Sequential(nn.Conv2d(4, 4, 1)), torch.zeros(1, 4, 2, 2))
+    True
+    """
+    if not eager(x) or type(x) not in (Tensor, nn.Parameter) or not x.numel():
+        return False
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks or hooks._global_backward_hooks:
+        return False
+    return not any(_altered(layer) for layer in module.modules() if layer is not module)
+
+
+def _altered(layer: nn.Module) -> bool:
+    """Whether a layer does more than its class says."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(hooked) or "forward" in vars(layer) or hasattr(layer, "parametrizations")
