@@ -1,14 +1,16 @@
 """What several tests share: commands, videos, and small videos with known content."""
 
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from attnzoo import cli
 from attnzoo.emotion.synth import synthesise
@@ -34,6 +36,16 @@ def attnzoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return status, said.out, said.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, one for all tests: a second one in the same process would find playwright's event loop running."""
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or "/usr/bin/chromium"
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

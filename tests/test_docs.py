@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 import attnzoo
 from attnzoo import registry
@@ -158,22 +157,19 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_in_a_browser_it_asks_its_own_server_alone_and_can_be_searched(address: str) -> None:
+def test_in_a_browser_it_asks_its_own_server_alone_and_can_be_searched(browser: Browser, address: str) -> None:
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium") or "/usr/bin/chromium"
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{address}/index.html")
-        page.locator(".md-search__input").click()  # which loads the index
-        page.locator(".md-search__input").press_sequentially("criss")
-        page.locator(".md-search-result__link", has_text="cca").first.click()
-        page.wait_for_url("**/modules/cca.html*")
-        picture = page.locator("img[src='cca.png']")
-        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
-        page.goto(f"{address}/paper.html")
-        browser.close()
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/index.html")
+    page.locator(".md-search__input").click()  # which loads the index
+    page.locator(".md-search__input").press_sequentially("criss")
+    page.locator(".md-search-result__link", has_text="cca").first.click()
+    page.wait_for_url("**/modules/cca.html*")
+    picture = page.locator("img[src='cca.png']")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+    page.goto(f"{address}/paper.html")
+    page.close()
     elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert not elsewhere
     assert len(asked) > 5

@@ -140,7 +140,7 @@ def sheets(card: Card) -> list[Sheet]:
     Args:
         card: of a module.
 
-    >>> [sheet.name for sheet in sheets(card("se", sites=False))]
+    >>> [sheet.name for sheet in sheets(card("se", {"bias": True}, sites=False))]
     ['module', 'options', 'counts']
     """
     tables = [_about(card), options_sheet(card), counts_sheet(card), sites_sheet(card)]
