@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import attnzoo
-from attnzoo import fast
+from attnzoo import fast, nd
+from attnzoo.benchmarks.authors import AsWritten
 from attnzoo.fast import pieces
 
 FITS: dict[str, dict[str, Any]] = {"sa": {"groups": 4}, "sge": {"groups": 8}, "bam": {"reduction": 4}}
@@ -52,7 +53,7 @@ def step(module: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("piece", [1, 700, pieces.PIECE])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize("layout", ["contiguous", "long rows", "channels_last", "strided"])
 @pytest.mark.parametrize(("name", "dims"), CASES)
 def test_values_and_gradients_are_those_of_the_definition(
     name: str, dims: int, layout: str, piece: int, monkeypatch: pytest.MonkeyPatch
@@ -61,11 +62,23 @@ def test_values_and_gradients_are_those_of_the_definition(
     x = features(dims)
     if layout == "channels_last":
         x = x.contiguous(memory_format=LAYOUTS[dims])
+    elif layout == "long rows":
+        x = torch.cat((x, x.flip(-1)), -1)
     elif layout == "strided":
         x = x.transpose(0, -1).contiguous().transpose(0, -1)
     ours = step(make(name, dims), x)
     with defined(monkeypatch):
         theirs = step(make(name, dims), x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 16])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_shuffle_attention_shuffles_any_number_of_groups_as_its_authors_do(dims: int, groups: int) -> None:
+    module = attnzoo.create("sa", C, spatial_dims=dims, groups=groups).double()
+    for p in module.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    ours, theirs = step(module, features(dims)), step(AsWritten("sa", module), features(dims))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
@@ -190,3 +203,19 @@ def test_the_narrow_convolution_has_the_gradients_of_the_library() -> None:
     torch.autograd.gradcheck(fast.narrow_conv, (x, weight))
     torch.autograd.gradgradcheck(fast.narrow_conv, (x, weight))
     assert torch.equal(fast.narrow_conv(x, weight), torch.nn.functional.conv2d(x, weight, padding=(3, 1)))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_of_matrices_is_the_1x1_convolution(dims: int, bias: bool) -> None:
+    conv = nd.conv(dims)(C, 5, 1, bias=bias).double()
+    x = features(dims)
+    torch.testing.assert_close(fast.pointwise(conv, x), conv(x))
+    assert fast.pointwise(conv, x).is_contiguous()
+
+
+@pytest.mark.parametrize("size", [(9, 7), (3, 5, 6), (7, 1), (1, 7), (4, 12)])
+def test_means_along_strips(size: tuple[int, ...]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    each = [x.movedim(axis, 2).flatten(3).mean(3) for axis in range(2, x.ndim)]
+    torch.testing.assert_close(fast.strip_means(x), torch.cat(each, 2))

@@ -5,10 +5,11 @@ values and gradients, and is used where operations are carried out one by one on
 exporters and functorch, with forward-mode derivatives, or on other devices.
 """
 
-from attnzoo.fast.convs import conv_means, narrow_conv, weighted_convs
-from attnzoo.fast.pools import max_and_mean, mean, moments
-from attnzoo.fast.products import by_sample, gated, product, scale
+from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, weighted_convs
+from attnzoo.fast.pools import max_and_mean, mean, moments, strip_means
+from attnzoo.fast.products import gated, product, scale
 from attnzoo.fast.recompute import recomputed
+from attnzoo.fast.samples import by_sample
 from attnzoo.fast.softmax import attention
 from attnzoo.fast.when import eager, usable
 
@@ -22,9 +23,11 @@ __all__ = [
     "mean",
     "moments",
     "narrow_conv",
+    "pointwise",
     "product",
     "recomputed",
     "scale",
+    "strip_means",
     "usable",
     "weighted_convs",
 ]

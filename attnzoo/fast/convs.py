@@ -10,6 +10,24 @@ from torch import Tensor
 from torch.autograd import Function
 
 
+def pointwise(conv: Any, x: Tensor) -> Tensor:
+    """conv(x) of a 1x1 convolution, as a product of matrices.
+
+    For a few positions, as in strips, the library's own takes up to twice as long, and in 3D ten times.
+
+    Args:
+        conv: dense, of kernel size and stride 1.
+        x: (N, C, *spatial).
+
+    >>> x, conv = torch.rand(2, 3, 5, 1), torch.nn.Conv2d(3, 4, 1)
+    >>> torch.allclose(pointwise(conv, x), conv(x), atol=1e-6)
+    True
+    """
+    by_position = F.linear(x.flatten(2).transpose(1, 2), conv.weight.flatten(1), conv.bias)
+    y: Tensor = by_position.transpose(1, 2).contiguous().unflatten(2, x.shape[2:])
+    return y
+
+
 def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
     """A convolution of stride 1 between few channels, whose output has the size of its input.
 
@@ -69,7 +87,7 @@ def weighted_convs(x: Tensor, convs: Sequence[Any], weights: Sequence[Tensor]) -
     Returns:
         (N, *spatial).
 
-    >>> x, conv = torch.rand(2, 3, 5, 6), nn.Conv2d(3, 4, 3, padding=2, dilation=2)
+    >>> x, conv = torch.rand(2, 3, 5, 6), torch.nn.Conv2d(3, 4, 3, padding=2, dilation=2)
     >>> torch.allclose(weighted_convs(x, [conv], [torch.ones(1, 4)]), conv(x).sum(1), atol=1e-5)
     True
     """
@@ -101,7 +119,7 @@ def conv_means(x: Tensor, convs: Sequence[Any]) -> list[Tensor]:
     Returns:
         For each of them (N, its output channels).
 
-    >>> x, conv = torch.rand(2, 3, 5, 6), nn.Conv2d(3, 4, 3, padding=2, dilation=2)
+    >>> x, conv = torch.rand(2, 3, 5, 6), torch.nn.Conv2d(3, 4, 3, padding=2, dilation=2)
     >>> torch.allclose(conv_means(x, [conv])[0], conv(x).mean((2, 3)), atol=1e-6)
     True
     """

@@ -1,19 +1,17 @@
 """Products of features with a gate, of which the features and small maps alone are kept for the backward pass."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attnzoo.fast import when
+from attnzoo.fast import strips, when
 from attnzoo.fast.pieces import memory_order, pieces
 
 Spread = Callable[..., Tensor]
-
-
 Derivative = Callable[..., tuple[Tensor | None, ...]]
 
 
@@ -94,7 +92,7 @@ class _Product(Function):
             return x * spread(x, *maps)
         y = torch.empty_like(x)
         for to_y, of_x, *of_maps in pieces(y, x, *maps):
-            torch.mul(of_x, spread(of_x, *of_maps), out=to_y)
+            torch.mul(of_x, spread(of_x, *_long(of_x, of_maps)), out=to_y)
         return y
 
     @staticmethod
@@ -111,65 +109,18 @@ class _Product(Function):
         order, _ = memory_order(x)
         permuted = (t.permute(order) for t in (x, gradient, *totals, *maps))
         for of_x, of_y, *rest in pieces(*permuted):
-            to, of_maps = rest[: len(totals)], rest[len(totals) :]
+            to, of_maps = rest[: len(totals)], _long(of_x, rest[len(totals) :])
             gate = ctx.spread(of_x, *of_maps)
             parts = ctx.derivative(of_y * of_x, gate, of_x, *of_maps)
             torch.mul(of_y, gate, out=to[0])
             for total, part in zip(to, parts, strict=True):
                 if part is not None:
-                    total += part.sum_to_size(total.shape)
+                    short = strips.short(part) and strips.is_strip(total, part)
+                    total += strips.summed(part, total.shape) if short else part.sum_to_size(total.shape)
         return None, None, *(t if n else None for t, n in zip(totals, needed, strict=True))
 
 
-def by_sample(
-    function: Callable[[Tensor], Tensor],
-    quick: Callable[[Tensor], Tensor],
-    derivative: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-) -> Tensor:
-    """function(x), of which x alone is kept for the backward pass.
-
-    Args:
-        function: of each sample on its own, to a result like it, and of nothing else that has a gradient.
-        quick: the same, in any way that autograd need not understand.
-        derivative: of function: gets the gradient of its result and x, and gives the gradient of x.
-        x: (N, ...).
-
-    >>> by_sample(torch.square, torch.square, lambda by_y, x: 2 * by_y * x, torch.full((2, 1), 3.0))
-    tensor([[9.],
-            [9.]])
-    """
-    if not when.eager(x):
-        return function(x)
-    out: Tensor = _BySample.apply(function, quick, derivative, x)
-    return out
-
-
-class _BySample(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        function: Callable[[Tensor], Tensor],
-        quick: Callable[[Tensor], Tensor],
-        derivative: Callable[..., Tensor],
-        x: Tensor,
-    ) -> Tensor:
-        ctx.function, ctx.derivative = function, derivative
-        ctx.save_for_backward(x)
-        return _by_pieces(quick, x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), (by_y,) = ctx.saved_tensors, gradients
-        if torch.is_grad_enabled():  # for derivatives of this one
-            return None, None, None, torch.autograd.grad(ctx.function(x), x, by_y, create_graph=True)[0]
-        return None, None, None, _by_pieces(ctx.derivative, by_y, x)
-
-
-def _by_pieces(function: Callable[..., Tensor], *of: Tensor) -> Tensor:
-    whole = torch.empty_like(of[-1])
-    for to, *piece in pieces(whole, *of):
-        if to is whole:
-            return function(*piece)
-        to.copy_(function(*piece))
-    return whole
+def _long(x: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Maps of features x (N, C, *spatial), those spread out along rows that are short."""
+    short = strips.short(x)
+    return [strips.spread(m, x) if short and strips.is_strip(m, x) else m for m in maps]

@@ -4,9 +4,9 @@ import operator
 from functools import reduce
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 AXES = {2: ("h", "w"), 3: ("t", "h", "w")}
@@ -63,8 +63,10 @@ class CoordinateAttention(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
-        squeezed = nd.unstrip(F.hardswish(self.bn1(self.conv1(nd.strips(x)))), x.shape[2:])
-        return tuple(self.get_submodule(name)(s).sigmoid() for name, s in zip(self.expand, squeezed, strict=True))
+        mix = fast.pointwise if fast.usable(self, x) else _called
+        squeezed = nd.unstrip(F.hardswish(self.bn1(mix(self.conv1, nd.strips(x)))), x.shape[2:])
+        expand = [self.get_submodule(name) for name in self.expand]
+        return tuple(mix(conv, s).sigmoid() for conv, s in zip(expand, squeezed, strict=True))
 
     def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
         """The product of the gates, (N, C, *spatial)."""
@@ -73,3 +75,8 @@ class CoordinateAttention(nd.SpreadGate):
     def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative of `spread`."""
         return None, *(reduce(operator.mul, maps[:i] + maps[i + 1 :], by_gate) for i in range(len(maps)))
+
+
+def _called(conv: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = conv(x)
+    return y

@@ -92,8 +92,11 @@ class ConvolutionalBlockAttention(nd.Attention):
         if self.spatial is None:
             return scaled
         ((maximum, mean),) = fast.max_and_mean(scaled, 1)
+        spatial_gate: Tensor = self.spatial(maximum, mean, axis=1)
+        if not torch.is_grad_enabled():
+            return scaled * spatial_gate
         # Of x, which is kept for the backward pass anyway, and not of `scaled`, which then is not.
-        return fast.product(_both, _both_derivative, x, channel_gate, self.spatial(maximum, mean, axis=1))
+        return fast.product(_both, _both_derivative, x, channel_gate, spatial_gate)
 
 
 def _both(x: Tensor, channel_gate: Tensor, spatial_gate: Tensor) -> Tensor:

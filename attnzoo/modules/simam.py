@@ -52,19 +52,19 @@ class SimpleAttention(nd.Gate):
         variance = distance.sum(nd.axes(distance), keepdim=True) / max(1, math.prod(distance.shape[2:]) - 1)
         return 1 / (4 * (variance + self.regularisation))
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _scaled(self, y: Tensor, x: Tensor) -> None:
         """x * gate(x) in few passes."""
-        distance = (x - x.mean(nd.axes(x), keepdim=True)).square_()
-        return distance.mul_(self._factor(distance)).add_(0.5).sigmoid_().mul_(x)
+        distance = torch.sub(x, x.mean(nd.axes(x), keepdim=True), out=y).square_()
+        distance.mul_(self._factor(distance)).add_(0.5).sigmoid_().mul_(x)
 
-    def _derivative(self, by_y: Tensor, x: Tensor) -> Tensor:
+    def _derivative(self, by_x: Tensor, by_y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         axes, others = nd.axes(x), max(1, math.prod(x.shape[2:]) - 1)
-        centred = x - x.mean(axes, keepdim=True)
+        centred = torch.sub(x, x.mean(axes, keepdim=True), out=by_x)
         distance = centred.square()
         factor = self._factor(distance)
         gate = (distance * factor).add_(0.5).sigmoid_()
         by_logits = torch.ops.aten.sigmoid_backward(by_y * x, gate)
         by_variance = distance.mul_(by_logits).sum(axes, keepdim=True) * -4 * factor.square()
-        by_centred = by_logits.mul_(2 * factor).add_(2 * by_variance / others).mul_(centred)
-        by_x: Tensor = by_centred.sub_(by_centred.mean(axes, keepdim=True)).add_(gate.mul_(by_y))
-        return by_x
+        by_centred = centred.mul_(by_logits.mul_(2 * factor).add_(2 * by_variance / others))
+        by_centred.sub_(by_centred.mean(axes, keepdim=True)).add_(gate.mul_(by_y))
+        return ()

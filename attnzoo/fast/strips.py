@@ -1,0 +1,55 @@
+"""Maps that are the same along some axes, where the features' rows are short.
+
+A loop over rows of a few elements costs more than a product with a matrix of zeros and ones, which spreads a map out or
+sums it up in one go.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SHORT = 8  # elements of a row
+
+
+def short(x: Tensor) -> bool:
+    """Whether features x (N, C, *spatial) have short rows, and matrix products keep their precision."""
+    exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
+    return exact and x.ndim > 3 and 1 < x.shape[-1] <= SHORT and x.is_contiguous()
+
+
+def means(x: Tensor) -> Tensor:
+    """The means of x (N, C, *spatial) over all spatial axes but one, for each axis: (N, C, sum(spatial)).
+
+    >>> means(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
+    tensor([[[1.5000, 3.5000, 2.0000, 3.0000]]])
+    """
+    sizes, positions = x.shape[2:], math.prod(x.shape[2:])
+    alone = [[size if a == axis else 1 for a in range(len(sizes))] for axis, size in enumerate(sizes)]
+    weights = torch.cat([_members(shape, x) * (size / positions) for shape, size in zip(alone, sizes, strict=True)], 1)
+    averaged: Tensor = x.flatten(2) @ weights
+    return averaged
+
+
+def spread(m: Tensor, x: Tensor) -> Tensor:
+    """A map m (N, C, ...) of size 1 along some spatial axes of x, with the size of x."""
+    return (m.flatten(2) @ _members(m.shape[2:], x).T).reshape(x.shape)
+
+
+def summed(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """x (N, C, *spatial) summed up to `sizes` (N, C, ...), which are 1 along some spatial axes."""
+    return (x.flatten(2) @ _members(sizes[2:], x)).reshape(sizes)
+
+
+def is_strip(m: Tensor, x: Tensor) -> bool:
+    """Whether a map has the size of features x (N, C, *spatial) along some spatial axes, and size 1 along others."""
+    alike = m.dtype == x.dtype and m.shape[:2] == x.shape[:2]
+    return alike and 1 < math.prod(m.shape[2:]) < math.prod(x.shape[2:])
+
+
+def _members(sizes: Sequence[int], x: Tensor) -> Tensor:
+    """(positions, prod(sizes)): 1 where a position of x belongs to an element of a map of these spatial sizes."""
+    elements = math.prod(sizes)
+    element = torch.arange(elements, device=x.device).reshape(sizes).expand(x.shape[2:]).reshape(-1, 1)
+    return (element == torch.arange(elements, device=x.device)).to(x.dtype)
