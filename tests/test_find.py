@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import attnzoo
-from attnzoo import nd, registry
+from attnzoo import cli, nd, registry
 from attnzoo.backbones import create_backbone
 from attnzoo.benchmarks.rows import ModuleRow, write
-from attnzoo.catalogue import card, listing, measured, side_by_side
+from attnzoo.catalogue import Wanted, card, listing, measured, readme_table, side_by_side
 from attnzoo.catalogue.card import measured_sheet, sheets
 from attnzoo.profiling import profile
 
@@ -105,6 +106,37 @@ def test_a_bound_on_the_cost_is_one_at_the_width_that_was_told(attnzoo: Command)
     assert cheap
     for row in cheap:
         assert row["macs"] == profile(made(row["name"], 256, 3), (1, 256, 4, 14, 14)).macs <= 100_000
+
+
+@pytest.mark.parametrize(("width", "terminal", "whole"), [(80, True, False), (120, True, True), (80, False, True)])
+def test_a_list_fits_a_terminal_of_80_columns(
+    attnzoo: Command, monkeypatch: pytest.MonkeyPatch, width: int, terminal: bool, whole: bool
+) -> None:
+    monkeypatch.setattr(cli.console, "width", width)
+    monkeypatch.setattr(cli.console, "_force_terminal", terminal)
+    status, out, _ = attnzoo("list")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+    assert status == 0
+    assert ("compared" in " ".join(lines[:3])) is whole
+    if terminal:
+        assert max(map(len, lines)) <= width
+    assert {name for line in lines for name in line.split()[:1]} >= set(registry.list_modules())
+
+
+def test_a_card_claims_equality_with_the_code_that_was_run() -> None:
+    for name in OURS:
+        known, said = registry.spec(name), card(name, widths=(), sites=False).fidelity
+        assert said.startswith("equal to ") is known.golden
+        assert (known.checked or "its authors' code") in said
+        assert ("equal to its authors' code" in said) is (known.golden and not known.checked)
+
+
+@pytest.mark.usefixtures("others")
+def test_a_bar_in_an_idea_ends_no_cell_of_a_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scale, "__doc__", "Scales by |x|.")
+    *_, row = readme_table(listing(Wanted("zz_flat"))).splitlines()
+    assert row.count("|") == 8
+    assert "Scales by &#124;x&#124;." in row
 
 
 @pytest.mark.usefixtures("others")

@@ -57,7 +57,8 @@ class Card:
     def fidelity(self) -> str:
         """What it was held against."""
         if self.spec.golden:
-            return "equal to its authors' code in 2D: outputs, gradients and buffers, within 1e-5 of the largest value"
+            other = self.spec.checked or "its authors' code"
+            return f"equal to {other} in 2D: outputs, gradients and buffers, within 1e-5 of the largest value"
         if self.spec.checked:
             return f"compared with {self.spec.checked}"
         return "not compared with other code"
@@ -76,7 +77,7 @@ class Card:
         dims = "" if 2 in self.spec.dims else f", spatial_dims={min(self.spec.dims)}"
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         replaces = self.spec.site == "conv"
-        told = "takes out_channels= and stride= as well" if replaces else f"(N, {channels}, ...) -> the same shape"
+        told = "also takes out_channels and stride" if replaces else f"shape stays (N, {channels}, ...)"
         return (
             f'attention = attnzoo.create("{name}", {channels}{dims}{options})  # {told}\n'
             f'model = attnzoo.inject(model, "{name}"{"" if replaces else ", identity=True"}{options})'
@@ -151,7 +152,7 @@ def _about(card: Card) -> Sheet:
     found = card.spec
     facts = {
         "idea": found.idea,
-        "formula": found.formula,
+        "formula": found.formula.replace("; ", "\n"),
         "paper": found.paper,
         "year": str(found.year or ""),
         "also called": ", ".join(found.aliases),
@@ -159,7 +160,7 @@ def _about(card: Card) -> Sheet:
         "dims": ", ".join(f"{d}D" for d in sorted(found.dims)),
         "in 3D": card.rule_3d,
         "fidelity": card.fidelity,
-        "time": "" if card.measured or card.options else "not measured yet; attnzoo bench does",
+        "time": "" if card.measured or card.options else "not measured yet; attnzoo bench measures it",
         "notes": " ".join(card.doc.text),
         "Python": card.python,
         "shell": card.shell,

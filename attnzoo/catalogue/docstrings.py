@@ -47,7 +47,7 @@ def parse(docstring: str | None) -> Doc:
     prose = "\n".join(lines[: min(sections, default=len(lines))])
     paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
     rules = [found.group(1) for found in map(_RULE.search, paragraphs) if found]
-    text = (_RULE.sub("", paragraph).strip() for paragraph in paragraphs)
+    text = (" ".join(_RULE.sub("", paragraph).split()) for paragraph in paragraphs)
     return Doc(tuple(filter(None, text)), _arguments(lines), " ".join(rules).rstrip("."))
 
 

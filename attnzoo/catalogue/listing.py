@@ -31,7 +31,7 @@ class Wanted:
         dims: it is defined for so many spatial axes.
         site: it goes there by default.
         years: of its paper, the first and the last; None for no bound.
-        golden: whether it was compared with its authors' code; None for both.
+        golden: whether it was compared with its authors' code, or with a port of it; None for both.
         max_params: it has no more parameters.
         max_macs: it has no more MACs.
 
@@ -165,18 +165,19 @@ def listing(
         entries.reverse()
     if sort in ("params", "macs"):
         entries.sort(key=lambda entry: entry[1].cost is None)  # what is not known comes last
-    sizes = {each.size for _, each in entries}
+    sizes, everything = {each.size for _, each in entries}, len(list_modules())
+    shares = f"{len(entries)} of {everything}" if len(entries) < everything else f"All {everything}"
     common = f"{' x '.join(map(str, sizes.pop()))} positions" if len(sizes) == 1 else "their usual features"
     return Sheet(
         "modules",
-        f"{len(entries)} of {len(list_modules())} modules, counted on {common}",
+        f"{shares} modules, counted on {common}",
         [
             Column("name", "name"),
             Column("year", "year", digits=0),
             Column("site", "site"),
             Column("dims", "dims"),
-            *columns(f"parameters at C={channels}", "MACs"),
-            Column("compared_with", "compared with"),
+            *columns(f"parameters\nat C={channels}", "MACs"),
+            Column("compared_with", "compared with", wraps=True, spare=True),
             Column("idea", "idea", wraps=True),
             Column("paper", "paper", reader="programs"),
             Column("formula", "formula", reader="programs"),
@@ -211,10 +212,10 @@ def readme_table(sheet: Sheet) -> str:
     """
     shown = [column for column in sheet.shown() if column.key not in ("idea", "multiply_adds")]
     lines = [
-        [*(column.head for column in shown), "idea and paper"],
+        [*(" ".join(column.head.split()) for column in shown), "idea and paper"],
         [*("---:" if column.numeric else "---" for column in shown), "---"],
     ]
     for record in sheet.records:
         cells = [column.text(record[column.key], "decimal") for column in shown[1:]]
         lines.append([f"`{record['name']}`", *cells, f"[{record['idea']}]({record['paper']})"])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n" for cells in lines)

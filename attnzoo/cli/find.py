@@ -19,7 +19,7 @@ def list_command(
     site: Annotated[str | None, typer.Option(help="goes there by default: out, mid, conv or stage")] = None,
     year: Annotated[str | None, typer.Option(help="of the paper: 2021, 2020..2022, 2020.. or ..2019")] = None,
     golden: Annotated[
-        bool | None, typer.Option("--golden/--no-golden", help="compared with its authors' code, or not")
+        bool | None, typer.Option("--golden/--no-golden", help="equal to its authors' code, or to a port of it; or not")
     ] = None,
     max_params: Annotated[str | None, typer.Option(help="at most so many parameters: 8192, 10k, 1M")] = None,
     max_macs: Annotated[str | None, typer.Option(help="at most so many multiply-accumulates: 500k, 2.5M, 1G")] = None,

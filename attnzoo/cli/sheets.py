@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def print_sheets(sheets: list[Any], form: str, units: Any, output: str | None, n
         write(path, render(sheets, form, units))
         Console(stderr=True).print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     elif form == "rich":
+        narrow = console.is_terminal and console.width < 100
         for each in sheets:
+            each = replace(each, columns=[column for column in each.columns if not (narrow and column.spare)])
             echo(each.title)
             show(table(each, units))
             console.print("", *notes(each, units), "", sep="\n", highlight=False, markup=False)

@@ -59,7 +59,8 @@ class LargeKernelAttention(nd.Gate):
 class LargeSeparableKernelAttention(nd.Gate):
     """Large kernel attention whose kernels are one per axis, one after the other (Lau, Po & Rehman, 2024).
 
-    As in the authors' code along W, then along H, in each of the two. 3D: then along T.
+    As in the authors' code along W, then along H, in each of the two. 3D: in each of the two a third kernel, along T,
+    after those along W and H.
 
     Args:
         channels: C of the (N, C, *spatial) input; the output has the same shape.

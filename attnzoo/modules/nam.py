@@ -17,7 +17,7 @@ from attnzoo.registry import register
     formula="y = x * sigmoid(w * norm(x)); w = |scale| / sum_c |scale|, scale that of the norm",
 )
 class NormalizationAttention(nd.Gate):
-    """Gate sigmoid(w * BN(x)) with w the share of a channel in the sum of all |scale| of the norm (Liu et al., 2021).
+    """Gate from batch-normed features, each channel weighted by its share of the scales of the norm (Liu et al., 2021).
 
     The authors take that share from the scales' `.data`, so that no gradient reaches them through it; here it does
     unless `frozen`. 3D: statistics over T, H and W.

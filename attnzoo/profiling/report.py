@@ -153,8 +153,9 @@ def table(sheet: Sheet, units: Units = "decimal") -> Table:
     1
     """
     units = sheet.units or units
-    made = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True)
     columns = [column for column in sheet.shown() if not column.adds]
+    headed = any(column.head for column in columns)
+    made = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True, show_header=headed)
     added = [column for column in sheet.shown() if column.adds not in ("", "-")]
     for column in columns:
         unit = f"({column.unit_name(units)})" if column.unit else ""

@@ -26,6 +26,7 @@ class Column:
         adds: for what attention adds, what follows its unit in the one cell that the terminal has for all that is
             added; " " for nothing, "-" if it is left out there, "" if the column is no such one.
         wraps: whether it may wrap where the terminal is narrow.
+        spare: whether it is left out where the terminal is narrower than 100 columns.
 
     >>> [Column("macs", "MACs", "G", digits=4).text(n, "decimal") for n in (7_801_405_440, 5_760)]
     ['7.8014', '0.0000058']
@@ -42,6 +43,7 @@ class Column:
     signed: bool = False
     adds: str = ""
     wraps: bool = False
+    spare: bool = False
 
     @property
     def numeric(self) -> bool:
