@@ -19,8 +19,8 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands(path: Path, program: str) -> list[list[str]]:
-    """What follows `$ program` in the console blocks, up to && or a comment."""
-    lines = (line for block in blocks(path, "console") for line in block.splitlines())
+    """What follows `$ program` in the console blocks, up to && or a comment; a line goes on after a backslash."""
+    lines = (line for block in blocks(path, "console") for line in block.replace("\\\n", "").splitlines())
     typed = (part for line in lines if line.startswith("$ ") for part in line[2:].split(" && "))
     return [
         words[1:] for words in (shlex.split(part, comments=True) for part in typed) if words and words[0] == program

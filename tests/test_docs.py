@@ -117,6 +117,14 @@ def test_every_module_has_a_page_with_its_picture(site: Path) -> None:
     )
 
 
+def test_stars_in_docstrings_are_no_emphasis(site: Path) -> None:
+    text = (site / "api" / "modules.html").read_text(encoding="utf-8")
+    assert "layer*.*.conv2" in text
+    assert "**options" in text
+    for page in (site / "api").glob("*.html"):
+        assert "<em>" not in page.read_text(encoding="utf-8").replace("<em>required</em>", "")
+
+
 def test_every_public_name_is_in_the_reference(pages: dict[Path, Page]) -> None:
     anchors = set().union(*(page.anchors for page in pages.values()))
     for name in attnzoo.__all__:

@@ -33,8 +33,8 @@ FRAME = 60
 STAGE = 2  # of the small network, whose maps there have an eighth of the frame's resolution
 KINDS = {
     "gate": "The gate by which the features are multiplied, averaged over channels",
-    "gain": "It is not of the form x * gate(x); the norm over channels of its output, in multiples of its input's",
-    "energy": "It takes the place of a convolution; the root mean square over channels of its output",
+    "gain": "It is not of the form x * gate(x); this is the norm over channels of its output, divided by its input's",
+    "energy": "It takes the place of a convolution; this is the root mean square over channels of its output",
 }
 
 
@@ -109,7 +109,13 @@ def _page(found: Card, seen: GateMap, by_channel: bool) -> str:
     ]
     sites = sites_sheet(found)
     sites = replace(sites, columns=[column for column in sites.columns if column.key != "where"])
-    costs = [counts_sheet(found), sites, measured_sheet(found)]
+    size = " x ".join(map(str, found.counts[0].size))
+    network, input_size = found.network
+    costs = {
+        f"On features of {size} positions, N = 1": counts_sheet(found),
+        f"Added to {network}, input {' x '.join(map(str, input_size))}": sites,
+        "Time, in multiples of that of a copy x * c": measured_sheet(found),
+    }
     parts = [
         f"# {about.name}",
         _prose(about.idea),
@@ -122,34 +128,37 @@ def _page(found: Card, seen: GateMap, by_channel: bool) -> str:
         f"```console\n$ {found.shell.replace(chr(10), chr(10) + '$ ')}\n```",
         *(["## Options", _table(replace(options, records=told))] if told else []),
         "## Cost",
-        *(f"### {_prose(each.title)}\n\n{_table(each)}" for each in costs if each.records),
-        "" if found.measured else "Its time was not measured yet; `attnzoo bench` does.",
+        *(f"### {_prose(head)}\n\n{_table(each)}" for head, each in costs.items() if each.records),
+        "" if found.measured else "Its time beside a copy was not measured yet; `attnzoo bench` measures it.",
         "## What it looks at",
         f"![A frame, and beside it what {about.name} makes of each position]({about.name}.png)",
         _caption(seen, by_channel),
         "## Class",
         f"::: {about.cls.__module__}.{about.cls.__qualname__}\n    options:\n      heading_level: 3\n"
-        "      show_docstring_description: false\n      show_docstring_parameters: false",
+        "      members: false\n      show_bases: false\n      show_docstring_description: false\n"
+        "      show_docstring_parameters: false\n      show_docstring_attributes: false",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _caption(seen: GateMap, by_channel: bool) -> str:
     what = (
-        f"{KINDS[seen.kind]}. Here it is the same at all positions, so its value is shown for each channel"
-        if (by_channel)
+        "The gate by which the features are multiplied, the same at all positions and here shown for each channel"
+        if by_channel
         else KINDS[seen.kind]
     )
     return (
-        f"{what}. A small ResNet with it in stage {STAGE}, not trained: its weights are drawn (seed 0), so that the "
+        f"{what}. A small ResNet has it in stage {STAGE}. Nothing is trained, all weights are drawn (seed 0): the "
         "picture shows what the module can tell apart, not what training makes of it. Frame: Big Buck Bunny, (c) 2008 "
         "Blender Foundation, [CC-BY 3.0](https://creativecommons.org/licenses/by/3.0/)."
     )
 
 
 def _table(sheet: Sheet) -> str:
-    """A table and its notes, without the title."""
-    return render([sheet], "markdown").partition("\n")[2].strip()
+    """A table, without its title, and its notes as paragraphs below it."""
+    table = render([sheet], "markdown").partition("\n")[2].strip().split("\n\n")[0]
+    said = "\n\n".join(map(_prose, sheet.notes))
+    return f'{table}\n\n<div class="notes" markdown>\n\n{said}\n\n</div>' if said else table
 
 
 def _code(text: str) -> str:
