@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import attnzoo
 from attnzoo import fast
 from attnzoo.contract import runner
-from attnzoo.fast import recompute
+from attnzoo.fast import cross, recompute
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("ema", {"groups": 4}),
@@ -85,6 +85,28 @@ def test_in_parts_as_in_one(name: str, options: dict[str, Any], dims: int, monke
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad(parts.square().sum(), wanted), of_whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [(9, 4), (1, 1), (2, 1), (3, 4, 6), (1, 5, 2)])
+@pytest.mark.parametrize("short", [0, cross.SHORT], ids=["long", "short"])
+def test_ema_of_long_and_short_maps_in_parts(
+    size: tuple[int, ...], short: int, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross, "SHORT", short)
+    monkeypatch.setattr(cross, "PIECE", 16 * math.prod(size))  # a sample at a time
+    module = runner.Subject("ema", 16, len(size), {"groups": 4}).module().train().double()
+    x = torch.randn(3, 16, *size, dtype=torch.float64) + 2
+    if last:
+        x = x.contiguous(memory_format=runner.CHANNELS_LAST[len(size)])
+    wanted = [x.requires_grad_(), *module.parameters()]
+    results = [module(x), by_definition(module, x)]
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+    assert results[0].stride() == x.stride()
+    r = torch.randn_like(x)
+    ours, theirs = (torch.autograd.grad((y * r).sum(), wanted) for y in results)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "options"), [*CASES[:2], CASES[-2]])

@@ -6,17 +6,22 @@ exporters and functorch, with forward-mode derivatives, or on other devices.
 """
 
 from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, weighted_convs
+from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.pools import max_and_mean, mean, moments, strip_means
 from attnzoo.fast.products import gated, product, scale
-from attnzoo.fast.recompute import recomputed
+from attnzoo.fast.recompute import ByHand, recomputed
 from attnzoo.fast.samples import by_sample
 from attnzoo.fast.softmax import attention
 from attnzoo.fast.when import eager, usable
 
 __all__ = [
+    "ByHand",
+    "CrossMaps",
     "attention",
     "by_sample",
     "conv_means",
+    "cross_gated",
+    "cross_gradients",
     "eager",
     "gated",
     "max_and_mean",

@@ -1,5 +1,8 @@
 """Efficient multi-scale attention."""
 
+from collections.abc import Sequence
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from attnzoo import fast, nd
@@ -44,31 +47,33 @@ class EfficientMultiScaleAttention(nd.Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, groups, *spatial) of features x (N, C, *spatial)."""
-        w = fast.recomputed(self._fast, self, x) if fast.usable(self, x) else self._cross_spatial(x)
-        return w.sigmoid()
-
-    def _cross_spatial(self, x: Tensor) -> Tensor:
-        """Logits of the gate."""
-        group_x = self._grouped(x)
-        w = nd.cross_spatial(self._strip_gated(group_x), self.local(group_x))
-        return w.reshape(x.shape[0], self.groups, *x.shape[2:])
-
-    def _fast(self, x: Tensor) -> Tensor:
-        """The same without the 3x3 convolution, whose result is needed in two sums only."""
-        group_x = self._grouped(x)
-        x1 = self._strip_gated(group_x)
-        x11 = self.norm.bias.unsqueeze(0).softmax(1)  # where each channel is normed by itself, its mean is the bias
-        x12 = fast.conv_means(group_x, [self.local])[0].softmax(1)
-        x11_x2 = fast.weighted_convs(group_x, [self.local], [x11])
-        w = x11_x2 + (x12.unsqueeze(1) @ x1.flatten(2)).reshape(x11_x2.shape)
-        return w.reshape(x.shape[0], self.groups, *x.shape[2:])
-
-    def _grouped(self, x: Tensor) -> Tensor:
-        """Groups in the batch: (N * groups, C / groups, *spatial) of features x (N, C, *spatial)."""
-        return x.reshape(-1, x.shape[1] // self.groups, *x.shape[2:])
-
-    def _strip_gated(self, group_x: Tensor) -> Tensor:
-        """group_x (N * groups, C / groups, *spatial) gated along each axis and normed."""
+        group_x = x.reshape(-1, x.shape[1] // self.groups, *x.shape[2:])  # groups in the batch
         gates = nd.unstrip(self.strip(nd.strips(group_x)).sigmoid(), group_x.shape[2:])
-        x1: Tensor = self.norm(fast.gated(group_x, *gates))
-        return x1
+        w = nd.cross_spatial(self.norm(fast.gated(group_x, *gates)), self.local(group_x))
+        return w.reshape(x.shape[0], self.groups, *x.shape[2:]).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale features x (N, C, *spatial) by their gate."""
+        self.check(x)
+        if not fast.usable(self, x):
+            return super().forward(x)
+        return fast.recomputed(super().forward, self, x, fast.ByHand(self._fast, self._fast_gradients))
+
+    def _fast(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without the two maps, of which the gate needs sums over positions and channels only."""
+        return fast.cross_gated(x, self.groups, self._maps, self.norm.eps)
+
+    def _fast_gradients(
+        self, by_y: Tensor, x: Tensor, gate: Tensor, own: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        return fast.cross_gradients(by_y, x, gate, self._maps, self.norm.eps, own)
+
+    def _maps(self, strips: Tensor, seen: Tensor) -> fast.CrossMaps:
+        """What the gate is made of besides the features, from their means along axes and under the taps."""
+        local = self.local.weight.flatten(1)
+        logits = self.strip.weight.flatten(1) @ strips + self.strip.bias.unsqueeze(1)
+        x11 = self.norm.bias.softmax(0)  # where each channel is normed by itself, its mean is the bias
+        x12 = F.linear(seen.flatten(1), local, self.local.bias).softmax(1)
+        kernel = (x11 @ local).unflatten(0, seen.shape[1:]).T
+        constant = x12 @ self.norm.bias + x11 @ self.local.bias
+        return fast.CrossMaps(logits, x12 * self.norm.weight, kernel, constant.unsqueeze(1))
