@@ -219,3 +219,38 @@ def test_means_along_strips(size: tuple[int, ...]) -> None:
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     each = [x.movedim(axis, 2).flatten(3).mean(3) for axis in range(2, x.ndim)]
     torch.testing.assert_close(fast.strip_means(x), torch.cat(each, 2))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_mixed_branches(count: int, dims: int, last: bool) -> None:
+    branches = [features(dims) + i for i in range(count)]
+    if last:
+        branches = [branch.contiguous(memory_format=LAYOUTS[dims]) for branch in branches]
+    weights = torch.randn(count, 3, C, dtype=torch.float64)
+    wanted = [weights.requires_grad_(), *(branch.requires_grad_() for branch in branches)]
+    ours = fast.mixed(weights, branches)
+    theirs = torch.einsum("knc,knc...->nc...", weights, torch.stack(branches))
+    torch.testing.assert_close(ours, theirs)
+    assert ours.stride() == branches[0].stride()
+    r = torch.randn_like(ours)
+    for a, b in zip(*(torch.autograd.grad((y * r).sum(), wanted) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.mixed(weights, branches), theirs)
+
+
+def test_derivatives_of_mixed_branches() -> None:
+    weights = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    inputs = (weights, *(torch.randn(3, 4, 2, 3, dtype=torch.float64, requires_grad=i == 0) for i in range(2)))
+    assert torch.autograd.gradcheck(lambda w, *b: fast.mixed(w, b), inputs)
+    assert torch.autograd.gradgradcheck(lambda w, *b: fast.mixed(w, b), inputs)
+
+
+def test_derivatives_of_branches_that_their_weights_are_made_of() -> None:
+    def of_itself(*branches: Tensor) -> Tensor:
+        return fast.mixed(torch.stack([b.mean((2, 3)) for b in branches]).softmax(0), branches)
+
+    inputs = [torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradgradcheck(of_itself, inputs)

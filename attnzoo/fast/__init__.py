@@ -7,6 +7,7 @@ exporters and functorch, with forward-mode derivatives, or on other devices.
 
 from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, weighted_convs
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
+from attnzoo.fast.mixes import mixed
 from attnzoo.fast.pools import max_and_mean, mean, moments, strip_means
 from attnzoo.fast.products import gated, product, scale
 from attnzoo.fast.recompute import ByHand, recomputed
@@ -26,6 +27,7 @@ __all__ = [
     "gated",
     "max_and_mean",
     "mean",
+    "mixed",
     "moments",
     "narrow_conv",
     "pointwise",

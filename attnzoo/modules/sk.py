@@ -93,11 +93,7 @@ class SelectiveKernel(nd.Attention):
         """Convolve features x (N, C, *spatial) into (N, out_channels, *spatial / stride)."""
         self.check(x)
         branches = self._branches(x)
-        weights = self._weights(branches)
-        mixed = nd.expand(weights[0], branches[0]) * branches[0]
-        for branch, w in zip(branches[1:], weights[1:], strict=True):
-            mixed = torch.addcmul(mixed, nd.expand(w, branch), branch)
-        return mixed
+        return fast.mixed(self._weights(branches), branches)
 
     def branch_weights(self, x: Tensor) -> Tensor:
         """Weights (N, branches) for features x (N, C, *spatial), averaged over channels."""
