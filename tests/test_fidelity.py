@@ -19,6 +19,7 @@ GOLDENS = Path(__file__).parent / "data" / "goldens"
 CASES = {
     "se": ("se", {"reduction": 16}),
     "se_bias_srmrepo": ("se", {"reduction": 4, "bias": True}),
+    "ese": ("ese", {}),
     "cbam": ("cbam", {"reduction": 16}),
     "coordatt": ("ca", {"reduction": 32}),
     "sa": ("sa", {"groups": 64}),
