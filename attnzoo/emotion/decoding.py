@@ -21,6 +21,8 @@ from attnzoo.extras import need
 
 MAX_PIXELS = 2**26  # 8192 x 8192: a picture of 200 MB
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}  # FFmpeg's own, for what a stream says of itself later than its container
+# Titles that are not UTF-8 do no harm: PyAV 19 always takes them, older ones where they are told to.
+_TITLES: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 # Where a bit in the stream says that no other frame is made from this one.
 _DISPOSABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
@@ -41,7 +43,7 @@ def open_media(path: Path) -> Any:
     Traceback (most recent call last):
     av.error.FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.mp4'
     """
-    return av.open(str(path), metadata_errors="replace", options=_LIMITS)  # titles that are not UTF-8 do no harm
+    return av.open(str(path), options=_LIMITS, **_TITLES)
 
 
 def video_stream(container: Any) -> Any:

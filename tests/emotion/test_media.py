@@ -117,6 +117,22 @@ def test_a_bad_packet_costs_what_it_holds_and_not_the_rest(
     assert np.abs(one - two)[8000:].max() < 1e-3  # what comes after the damage is heard at its own time
 
 
+def test_a_title_that_is_not_utf8_is_no_reason_to_refuse_a_film(write_video: Write, tmp_path: Path) -> None:
+    plain, titled = write_video(tmp_path / "plain.mkv"), tmp_path / "titled.mkv"
+    with av.open(str(plain)) as source, av.open(str(titled), "w") as film:
+        film.metadata["title"] = "Caf\u00e9"
+        copy = film.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                film.mux(packet)
+    content = titled.read_bytes()
+    assert content.count("Caf\u00e9".encode()) == 1
+    titled.write_bytes(content.replace("Caf\u00e9".encode(), b"Caf\xe9!"))  # as Latin-1 has it
+    frames = [media.read_frames(media.read_index(path), range(24), 16) for path in (titled, plain)]
+    np.testing.assert_array_equal(*frames)
+
+
 def test_a_sound_that_changes_its_rate_and_channels(write_video: Write, tmp_path: Path) -> None:
     path = tmp_path / "sound.mp3"
     for rate, layout, loud in ((16000, "mono", 0.0), (44100, "stereo", 0.5)):
