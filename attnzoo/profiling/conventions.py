@@ -12,7 +12,8 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -122,11 +123,13 @@ def register_cost(op: Any, *, macs: Formula | None = None, elementwise: Formula 
 
 
 @cache
-def _registry() -> dict[Any, Formula]:
+def _registry() -> Mapping[Any, Formula]:
     # Here because it loads Triton where there is one.
     from torch.utils.flop_counter import flop_registry
 
-    return flop_registry
+    # Of fused attention torch 2.13 and 2.14 have the formula for GPUs alone; others may yet be registered with torch.
+    attention = flop_registry[torch.ops.aten._scaled_dot_product_flash_attention]
+    return ChainMap(flop_registry, {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention})
 
 
 def kind(func: Any) -> Kind:
