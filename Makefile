@@ -1,6 +1,8 @@
 # `make demo` and `make test` work on a fresh clone: each makes .venv first, from git, make and Python 3.11 or newer alone.
 PYTHON ?= python3
-BIN := .venv/bin
+# Another folder for another Python.
+VENV ?= .venv
+BIN := $(VENV)/bin
 # A folder of your own videos for the demo, one sub-folder a class; synthetic ones by default.
 DATA ?=
 OUT := demo/$(if $(DATA),own-$(shell printf %s "$(DATA)" | cksum | cut -d ' ' -f 1),synthetic)
@@ -9,12 +11,12 @@ STORE := --store $(OUT)/leaderboard.sqlite
 
 .PHONY: venv demo test lint bench docs
 
-venv: .venv/installed
+venv: $(VENV)/installed
 
-.venv/installed: setup.cfg pyproject.toml
+$(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "attnzoo needs Python 3.11 or newer, %s is %s; make PYTHON=/path/to/python3.11" % (sys.executable, sys.version.split()[0]))'
-	$(PYTHON) -m venv .venv
-	@echo "installing attnzoo and what it needs into .venv; torch alone is some GB ..."
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing attnzoo and what it needs into $(VENV); torch alone is some GB ..."
 	$(BIN)/python -m pip install --quiet --editable ".[emotion,leaderboard,bench,dev]"
 	@touch $@
 

@@ -76,6 +76,17 @@ def test_extras_are_those_of_the_readme_and_all_holds_them() -> None:
     assert everything == f"attnzoo[{','.join(everyone)}]"
 
 
+def test_the_oldest_versions_are_the_lower_bounds_of_what_is_needed() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    bounds = "\n".join((setup["options"]["install_requires"], extras["emotion"], extras["leaderboard"])).split()
+    oldest = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in oldest if not line.startswith("#")]
+    assert len(pins) == len(set(bounds))
+    assert set(pins) == {bound.replace(">=", "==") for bound in bounds}
+
+
 def test_a_missing_extra_names_the_command_that_brings_it(tmp_path: Path) -> None:
     for package, extra, command in (("av", "emotion", "data check ."), ("jinja2", "leaderboard", "leaderboard show")):
         code = (

@@ -36,7 +36,7 @@ def main() -> None:
         say(" ".join(str(error).split()))
         sys.exit(2)
     except Exception as error:
-        if hasattr(error, "format_message"):  # typer's, or click's with an older typer
+        if hasattr(error, "format_message"):  # typer's own
             _misused(error)
             sys.exit(2)
         if debug:
