@@ -104,6 +104,12 @@ def _timm_se(channels: int, spatial_dims: int) -> Any:
     return SEModule(channels, rd_divisor=1, bias=False)
 
 
+def _timm_ese(channels: int, spatial_dims: int) -> Any:
+    from timm.layers import EffectiveSEModule
+
+    return EffectiveSEModule(channels)
+
+
 def _timm_eca(channels: int, spatial_dims: int) -> Any:
     from timm.layers import EcaModule
 
@@ -217,6 +223,7 @@ _BAM_LAYERS: Names = {
 
 PEERS = (
     Peer("timm", "se", _timm_se, {"fc1": "fc.0", "fc2": "fc.2"}),
+    Peer("timm", "ese", _timm_ese),
     Peer("timm", "eca", _timm_eca),
     Peer(
         "timm",

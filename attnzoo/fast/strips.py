@@ -25,21 +25,25 @@ def means(x: Tensor) -> Tensor:
     >>> means(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
     tensor([[[1.5000, 3.5000, 2.0000, 3.0000]]])
     """
-    sizes, positions = x.shape[2:], math.prod(x.shape[2:])
-    alone = [[size if a == axis else 1 for a in range(len(sizes))] for axis, size in enumerate(sizes)]
-    weights = torch.cat([_members(shape, x) * (size / positions) for shape, size in zip(alone, sizes, strict=True)], 1)
-    averaged: Tensor = x.flatten(2) @ weights
+    members = along_each(x.shape[2:], x)
+    averaged: Tensor = x.flatten(2) @ (members / members.sum(0))
     return averaged
+
+
+def along_each(spatial: Sequence[int], like: Tensor) -> Tensor:
+    """(positions, sum(spatial)): 1 where a position of features lies at an index of an axis, axis after axis."""
+    alone = [[size if a == axis else 1 for a in range(len(spatial))] for axis, size in enumerate(spatial)]
+    return torch.cat([_members(sizes, spatial, like) for sizes in alone], 1)
 
 
 def spread(m: Tensor, x: Tensor) -> Tensor:
     """A map m (N, C, ...) of size 1 along some spatial axes of x, with the size of x."""
-    return (m.flatten(2) @ _members(m.shape[2:], x).T).reshape(x.shape)
+    return (m.flatten(2) @ _members(m.shape[2:], x.shape[2:], x).T).reshape(x.shape)
 
 
 def summed(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """x (N, C, *spatial) summed up to `sizes` (N, C, ...), which are 1 along some spatial axes."""
-    return (x.flatten(2) @ _members(sizes[2:], x)).reshape(sizes)
+    return (x.flatten(2) @ _members(sizes[2:], x.shape[2:], x)).reshape(sizes)
 
 
 def is_strip(m: Tensor, x: Tensor) -> bool:
@@ -48,8 +52,8 @@ def is_strip(m: Tensor, x: Tensor) -> bool:
     return alike and 1 < math.prod(m.shape[2:]) < math.prod(x.shape[2:])
 
 
-def _members(sizes: Sequence[int], x: Tensor) -> Tensor:
-    """(positions, prod(sizes)): 1 where a position of x belongs to an element of a map of these spatial sizes."""
-    elements = math.prod(sizes)
-    element = torch.arange(elements, device=x.device).reshape(sizes).expand(x.shape[2:]).reshape(-1, 1)
-    return (element == torch.arange(elements, device=x.device)).to(x.dtype)
+def _members(sizes: Sequence[int], spatial: Sequence[int], like: Tensor) -> Tensor:
+    """(positions, prod(sizes)): 1 where a position of features belongs to an element of a map of these sizes."""
+    elements = torch.arange(math.prod(sizes), device=like.device)
+    of_position = elements.reshape(sizes).expand(spatial).reshape(-1, 1)
+    return (of_position == elements).to(like.dtype)
