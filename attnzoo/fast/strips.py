@@ -14,9 +14,11 @@ SHORT = 8  # elements of a row
 
 
 def short(x: Tensor) -> bool:
-    """Whether features x (N, C, *spatial) have short rows, and matrix products keep their precision."""
-    exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-    return exact and x.ndim > 3 and 1 < x.shape[-1] <= SHORT and x.is_contiguous()
+    """Whether features x (N, C, *spatial) have short rows, matrix products keep their precision, and nobody counts."""
+    if x.ndim < 4 or not 1 < x.shape[-1] <= SHORT or not x.is_contiguous():
+        return False
+    exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return exact and not torch._C._len_torch_dispatch_stack()
 
 
 def means(x: Tensor) -> Tensor:
