@@ -31,10 +31,10 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest
 
-# With the lowest versions that setup.cfg allows; what needs no more than the extras emotion and leaderboard.
+# With the lowest versions that setup.cfg allows; what needs no more than the extras emotion, leaderboard and tensorboard.
 oldest:
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable ".[emotion,leaderboard]" pytest playwright statsmodels
+	.venv-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable ".[emotion,leaderboard,tensorboard]" pytest playwright statsmodels
 	.venv-oldest/bin/python -m pytest $(addprefix tests/,test_registry.py test_fidelity.py test_mpe.py test_fast.py test_fast_convs.py \
 	  test_profile.py test_inject.py test_cli.py leaderboard/test_stats.py emotion/test_training.py emotion/test_media.py emotion/test_datasets.py)
 

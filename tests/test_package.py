@@ -80,7 +80,8 @@ def test_the_oldest_versions_are_the_lower_bounds_of_what_is_needed() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    bounds = "\n".join((setup["options"]["install_requires"], extras["emotion"], extras["leaderboard"])).split()
+    needed = (setup["options"]["install_requires"], *(extras[e] for e in ("emotion", "leaderboard", "tensorboard")))
+    bounds = "\n".join(needed).split()
     oldest = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in oldest if not line.startswith("#")]
     assert len(pins) == len(set(bounds))
