@@ -6,9 +6,11 @@ sums it up in one go.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 SHORT = 8  # elements of a row
 
@@ -27,9 +29,27 @@ def means(x: Tensor) -> Tensor:
     >>> means(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
     tensor([[[1.5000, 3.5000, 2.0000, 3.0000]]])
     """
-    members = along_each(x.shape[2:], x)
-    averaged: Tensor = x.flatten(2) @ (members / members.sum(0))
+    averaged: Tensor = _Means.apply(x)
     return averaged
+
+
+class _Means(Function):
+    """Which keeps nothing, not even the matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.flatten(2) @ _weights(x.shape[2:], x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        return (gradient @ _weights(ctx.shape[2:], gradient).T).reshape(ctx.shape)
+
+
+def _weights(spatial: Sequence[int], like: Tensor) -> Tensor:
+    members = along_each(spatial, like)
+    return members / members.sum(0)
 
 
 def along_each(spatial: Sequence[int], like: Tensor) -> Tensor:
