@@ -174,7 +174,7 @@ def kept(module: nn.Module, x: Tensor) -> int:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", ["se", "eca", "cbam", "ca", "sa", "triplet", "simam"])
+@pytest.mark.parametrize("name", ["se", "eca", "cbam", "ca", "sa", "triplet", "simam", "sge"])
 def test_only_x_and_small_maps_are_kept(name: str, dims: int, layout: str) -> None:
     """A small map has size 1 along an axis; of each not more than a few are kept, and nothing as large as x."""
     batch, size = 2, {2: (40, 36), 3: (12, 14, 16)}[dims]
@@ -189,6 +189,7 @@ def test_only_x_and_small_maps_are_kept(name: str, dims: int, layout: str) -> No
         "se": 4 * by_channel,
         "eca": 4 * by_channel,
         "simam": 0,
+        "sge": 0 if layout == "contiguous" else 6 * x.numel() // (C // FITS["sge"]["groups"]),
         "sa": 12 * by_channel,
         "ca": 4 * strips,
         "cbam": 12 * by_channel + 6 * x.numel() // C,

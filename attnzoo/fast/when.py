@@ -28,7 +28,7 @@ def usable(module: nn.Module, x: Tensor) -> bool:
     device, which stands for it), where it was measured.
 
     Args:
-        module: whose layers the fast form does not call but takes the parameters of.
+        module: whose fast form takes the parameters of its layers but does not call them.
         x: its input.
 
     >>> usable(nn.Sequential(nn.Conv2d(4, 4, 1)), torch.zeros(1, 4, 2, 2))
@@ -38,10 +38,10 @@ def usable(module: nn.Module, x: Tensor) -> bool:
         return False
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks or hooks._global_backward_hooks:
         return False
-    return not any(_altered(layer) for layer in module.modules() if layer is not module)
+    return not any(_altered(layer) for layer in module.modules())
 
 
 def _altered(layer: nn.Module) -> bool:
-    """Whether a layer does more than its class says."""
+    """Whether a module or layer does more than its class says, or is looked at, as by what counts its operations."""
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     return bool(hooked) or "forward" in vars(layer) or hasattr(layer, "parametrizations")
