@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from attnzoo import fast, nd
 from attnzoo.registry import register
 
-# (N, C, *spatial) -> (N, C)
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+# Pools (N, C, *spatial) -> (N, C) besides the maximum, with which the mean comes too.
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda x: fast.mean(x, nd.axes(x)),
-    "max": lambda x: fast.max_and_mean(x.flatten(2), 2)[0][0],
     # Of a channel that a ReLU left at zero the gradient is 0 here and NaN in the root of a sum of squares.
     "lp": lambda x: torch.linalg.vector_norm(x, dim=nd.axes(x)),
     "lse": lambda x: x.logsumexp(nd.axes(x)),
@@ -69,8 +68,8 @@ class ConvolutionalBlockAttention(nd.Attention):
     ) -> None:
         super().__init__(channels, spatial_dims)
         self.pools = (pools,) if isinstance(pools, str) else tuple(pools)
-        if not self.pools or not set(self.pools) <= POOLS.keys():
-            raise ValueError(f"pools={pools!r} must hold one or more of {', '.join(POOLS)}")
+        if not self.pools or not set(self.pools) <= {"max", *OTHERS}:
+            raise ValueError(f"pools={pools!r} must hold one or more of avg, max, lp, lse")
         hidden = nd.squeeze(channels, reduction, divisor=divisor)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias)
@@ -81,7 +80,10 @@ class ConvolutionalBlockAttention(nd.Attention):
 
     def channel_gate(self, x: Tensor) -> Tensor:
         """Gate (N, C, 1, ...) of features x (N, C, *spatial); the pools share one MLP."""
-        logits = [self.mlp(POOLS[pool](x)) for pool in self.pools]
+        pooled = {}
+        if "max" in self.pools:
+            ((pooled["max"], pooled["avg"]),) = fast.max_and_mean(x.flatten(2), 2)
+        logits = [self.mlp(pooled[pool] if pool in pooled else OTHERS[pool](x)) for pool in self.pools]
         return nd.expand(sum(logits[1:], logits[0]).sigmoid(), x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,8 +95,8 @@ class ConvolutionalBlockAttention(nd.Attention):
             return scaled
         ((maximum, mean),) = fast.max_and_mean(scaled, 1)
         spatial_gate: Tensor = self.spatial(maximum, mean, axis=1)
-        if not torch.is_grad_enabled():
-            return scaled * spatial_gate
+        if not torch.is_grad_enabled() and fast.eager(x):
+            return scaled.mul_(spatial_gate)  # no new memory, whose pages cost as much as the product
         # Of x, which is kept for the backward pass anyway, and not of `scaled`, which then is not.
         return fast.product(_both, _both_derivative, x, channel_gate, spatial_gate)
 
