@@ -72,6 +72,25 @@ def test_values_and_gradients_are_those_of_the_definition(
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_precision_is_that_of_the_definition(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained() -> list[Tensor]:
+        module, x = make(name, 2).float(), features(2).to(dtype).requires_grad_()
+        with torch.autocast("cpu"):
+            y = module(x)
+            y.float().sum().backward()
+        assert x.grad is not None
+        return [y, x.grad]
+
+    ours = trained()
+    with defined(monkeypatch):
+        theirs = trained()
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)  # and the dtypes
+
+
 @pytest.mark.parametrize("groups", [1, 2, 16])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_shuffle_attention_shuffles_any_number_of_groups_as_its_authors_do(dims: int, groups: int) -> None:

@@ -52,8 +52,9 @@ class _BySample(Function):
         ctx.function, ctx.derivative = function, derivative
         ctx.save_for_backward(x, *parameters)
         y = torch.empty_like(x)
-        for to_y, of_x in pieces(y, x):
-            quick(to_y, of_x, *parameters)
+        with torch.autocast("cpu", enabled=False):
+            for to_y, of_x in pieces(y, x):
+                quick(to_y, of_x, *parameters)
         return y
 
     @staticmethod
@@ -65,7 +66,8 @@ class _BySample(Function):
             found = iter(torch.autograd.grad(ctx.function(*inputs), wanted, by_y, create_graph=True))
             return None, None, None, *(next(found) if n else None for n in needed)
         by_x, by_parameters = torch.empty_like(x), [torch.zeros_like(p) for p in parameters]
-        for to_x, of_y, of_x in pieces(by_x, by_y, x):
-            for total, part in zip(by_parameters, ctx.derivative(to_x, of_y, of_x, *parameters), strict=True):
-                total += part
+        with torch.autocast("cpu", enabled=False):
+            for to_x, of_y, of_x in pieces(by_x, by_y, x):
+                for total, part in zip(by_parameters, ctx.derivative(to_x, of_y, of_x, *parameters), strict=True):
+                    total += part
         return None, None, None, *(t if n else None for t, n in zip((by_x, *by_parameters), needed, strict=True))
