@@ -26,6 +26,11 @@ class Measured:
     machine: str
     date: str
 
+    @property
+    def place(self) -> str:
+        """The machine in words."""
+        return f"{self.machine}, {self.threads} thread{'s' * (self.threads > 1)}, torch {self.torch}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleRow(Measured):

@@ -55,8 +55,7 @@ def markdown(paths: Sequence[Path]) -> str:
 
 
 def _measured(rows: Sequence[Measured], what: str) -> str:
-    on = {(row.machine, row.threads, row.torch) for row in rows}
-    machines = "; ".join(f"{machine}, {threads} threads, torch {torch}" for machine, threads, torch in sorted(on))
+    machines = "; ".join(sorted({row.place for row in rows}))
     dates = sorted({row.date for row in rows})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f"{machines}, {when}; medians of one alternating run, {what}.\n"

@@ -44,7 +44,7 @@ def sheet(name: str, rows: list[ModuleRow]) -> Sheet:
         place = (row.shape, row.layout, row.machine)
         record = records.setdefault(place, {"shape": row.shape, "layout": row.layout, "machine": row.machine})
         record |= {f"to_copy_{row.mode}": row.to_copy, f"times_{row.mode}": f"{row.to_copy:.2f}"}
-    where = dict.fromkeys(f"{r.machine}, {r.threads} threads, torch {r.torch}, {r.date}" for r in rows)
+    where = dict.fromkeys(f"{row.place}, {row.date}" for row in rows)
     return Sheet(
         "measured",
         f"{name}: its time in multiples of that of a copy x * c",

@@ -183,6 +183,7 @@ class HaloAttention(nd.Attention):
         window = window.unflatten(1, (self.heads, width + value_width)).movedim(2, -1)
         window = window.flatten(0, 1).flatten(1, len(axes)).flatten(2, -2)  # (N * heads, blocks, keys, width)
         key, value = window.split(self.widths, -1)
+        value = value.contiguous()  # else the windows are kept whole for the backward pass, beside a copy of the keys
 
         tables = [
             self._table(table, *of)
