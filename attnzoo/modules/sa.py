@@ -75,68 +75,67 @@ class ShuffleAttention(nd.Attention):
         halves = (torch.zeros_like(slope), slope), (by_mean, shift)
         return tuple(torch.stack(half, 2).flatten(1, 3) for half in halves)
 
-    # The same with each half read where it lies, and written where the shuffle puts it. The logits of the second halves
-    # are a group norm whose scale and shift hold both pairs of weights.
+    # The same with copies of the halves, whose rows lie side by side, put where the shuffle wants them. The logits of
+    # the second halves are a group norm whose scale and shift hold both pairs of weights.
 
     def _quick(self, y: Tensor, x: Tensor, *own: Tensor) -> None:
-        (u, v), (to_u, to_v) = self._halves(x), self._shuffled_halves(y)
-        torch.mul(u, _gate_of_mean(u, *own[:2])[0], out=to_u)
-        logits = self._normed(_flat(v), *own[2:])[0]
-        torch.mul(v, logits.sigmoid_().view(v.shape), out=to_v)
+        (u, v), (to_u, to_v) = _copies(self._halves(x)), self._shuffled_halves(y)
+        to_u.copy_(u.mul_(_gate_of_mean(u, *own[:2])[0]))
+        to_v.copy_(self._normed(v, *own[2:])[0].sigmoid_().view_as(v).mul_(v))
 
     def _derivative(self, by_x: Tensor, by_y: Tensor, x: Tensor, *own: Tensor) -> tuple[Tensor, ...]:
-        (u, v), (by_u, by_v), (of_u, of_v) = self._halves(x), self._halves(by_x), self._shuffled_halves(by_y)
+        (u, v), (of_u, of_v) = _copies(self._halves(x)), _copies(self._shuffled_halves(by_y))
+        by_u, by_v = self._halves(by_x)
         cweight, _, sweight, _, weight, bias = own
 
         gate, mean = _gate_of_mean(u, *own[:2])
-        by_logits = (of_u * u).sum(nd.axes(u)[2:], keepdim=True) * gate * (1 - gate)
-        torch.mul(of_u, gate, out=by_u).add_(by_logits * cweight / u[0, 0, 0, 0].numel())
-        by_cweight, by_cbias = ((by_logits * by).sum((0, 1, 2)).unsqueeze(0) for by in (mean, 1))
+        by_logits = u.mul_(of_u).sum(4, keepdim=True) * gate * (1 - gate)
+        by_u.copy_(of_u.mul_(gate).add_(by_logits * cweight.view(-1, 1) / u.shape[4]))
+        by_cweight, by_cbias = ((by_logits * by).sum((0, 1, 2)).view_as(cweight) for by in (mean, 1))
 
-        flat, of_flat = _flat(v), _flat(of_v)
-        logits, mean, deviation, scale = self._normed(flat, *own[2:])
-        gate = logits.sigmoid_()
-        by_logits = torch.ops.aten.sigmoid_backward(of_flat * flat, gate)
-        n, c, positions = flat.shape
-        by_flat, by_scale, by_shift = torch.ops.aten.native_group_norm_backward(
-            by_logits, flat, mean, deviation, scale, n, c, positions, c, [True, True, True]
+        logits, mean, deviation, scale = self._normed(v, *own[2:])
+        gate = logits.sigmoid_().view_as(v)
+        n, c, positions = logits.shape
+        by_logits = torch.ops.aten.sigmoid_backward(of_v * v, gate)
+        by_normed, by_scale, by_shift = torch.ops.aten.native_group_norm_backward(
+            by_logits, v, mean, deviation, scale, n, c, positions, c, [True, True, True]
         )
-        torch.add(by_flat.view(v.shape), gate.mul_(of_flat).view(v.shape), out=by_v)
+        by_v.copy_(of_v.mul_(gate).add_(by_normed.view_as(v)))
         by_scale, by_shift = (by.view(self.groups, -1).sum(0).view_as(sweight) for by in (by_scale, by_shift))
         by_sweight = by_scale * weight.view_as(sweight) + by_shift * bias.view_as(sweight)
         by_weight, by_bias = ((by * sweight).flatten() for by in (by_scale, by_shift))
         return by_cweight, by_cbias, by_sweight, by_shift, by_weight, by_bias
 
     def _halves(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The halves of each group of x (N, C, *spatial): (N, 2, groups / 2, C / (2 * groups), *spatial)."""
-        halves: tuple[Tensor, ...] = x.unflatten(1, (2, self.groups // 2, 2, -1)).unbind(3)
+        """The halves of each group of x (N, C, *spatial): (N, 2, groups / 2, C / (2 * groups), positions)."""
+        halves: tuple[Tensor, ...] = x.flatten(2).unflatten(1, (2, self.groups // 2, 2, -1)).unbind(3)
         return halves
 
     def _shuffled_halves(self, y: Tensor) -> tuple[Tensor, ...]:
         """Where they lie in y (N, C, *spatial), whose channels are shuffled."""
-        unshuffled = y.unflatten(1, (-1, 2)).transpose(1, 2)
+        unshuffled = y.flatten(2).unflatten(1, (-1, 2)).transpose(1, 2)
         halves: tuple[Tensor, ...] = unshuffled.unflatten(2, (self.groups // 2, 2, -1)).unbind(3)
         return halves
 
     def _normed(
-        self, flat: Tensor, sweight: Tensor, sbias: Tensor, weight: Tensor, bias: Tensor
+        self, v: Tensor, sweight: Tensor, sbias: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits of second halves (N, C / 2, positions), their means, inverse deviations and scale."""
+        flat = v.flatten(1, 3)
         n, c, positions = flat.shape
         scale, shift = sweight.flatten() * weight, sweight.flatten() * bias + sbias.flatten()
         scale, shift = scale.repeat(self.groups), shift.repeat(self.groups)
         return *torch.native_group_norm(flat, scale, shift, n, c, positions, c, self.gn.eps), scale
 
 
+def _copies(halves: tuple[Tensor, ...]) -> list[Tensor]:
+    return [half.clone(memory_format=torch.contiguous_format) for half in halves]
+
+
 def _gate_of_mean(u: Tensor, cweight: Tensor, cbias: Tensor) -> tuple[Tensor, Tensor]:
     """Gate and mean of first halves."""
-    mean = u.mean(nd.axes(u)[2:], keepdim=True)
-    return (cweight * mean + cbias).sigmoid(), mean
-
-
-def _flat(v: Tensor) -> Tensor:
-    """Second halves as (N, C / 2, positions)."""
-    return v.reshape(len(v), v.shape[1] * v.shape[2] * v.shape[3], -1)
+    mean = u.mean(4, keepdim=True)
+    return (cweight.view(-1, 1) * mean + cbias.view(-1, 1)).sigmoid(), mean
 
 
 def _affine_gate(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
