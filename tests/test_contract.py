@@ -506,6 +506,7 @@ def test_axial_attention_along_height_and_width_is_the_2d_module_on_each_frame(t
 # them apart, and treat them alike when those do.
 ALIKE = {
     "ge",
+    "ese",
     "srm",
     "gct",
     "lct",
