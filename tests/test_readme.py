@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("arguments", ["list --markdown", "bench --table bench/results/modules.csv"])
+@pytest.mark.parametrize(
+    "arguments", ["list --markdown", "bench --table bench/results/modules.csv bench/results/networks.csv"]
+)
 def test_generated_tables_are_fresh(arguments: str) -> None:
     (table,) = re.findall(f"<!-- attnzoo {arguments} -->\n(.*?)<!-- end -->", README, re.DOTALL)
     command = [sys.executable, "-m", "attnzoo", *arguments.split()]
