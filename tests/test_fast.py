@@ -234,13 +234,6 @@ def test_a_product_of_matrices_is_the_1x1_convolution(dims: int, bias: bool) -> 
     assert fast.pointwise(conv, x).is_contiguous()
 
 
-@pytest.mark.parametrize("size", [(9, 7), (3, 5, 6), (7, 1), (1, 7), (4, 12)])
-def test_means_along_strips(size: tuple[int, ...]) -> None:
-    x = torch.randn(2, 3, *size, dtype=torch.float64)
-    each = [x.movedim(axis, 2).flatten(3).mean(3) for axis in range(2, x.ndim)]
-    torch.testing.assert_close(fast.strip_means(x), torch.cat(each, 2))
-
-
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -8,7 +8,7 @@ exporters and functorch, with forward-mode derivatives, or on other devices.
 from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, weighted_convs
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.mixes import mixed
-from attnzoo.fast.pools import max_and_mean, mean, moments, strip_means
+from attnzoo.fast.pools import max_and_mean, mean, moments
 from attnzoo.fast.products import gated, product, scale
 from attnzoo.fast.recompute import ByHand, recomputed
 from attnzoo.fast.samples import by_sample
@@ -34,7 +34,6 @@ __all__ = [
     "product",
     "recomputed",
     "scale",
-    "strip_means",
     "usable",
     "weighted_convs",
 ]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from attnzoo.fast.pieces import PIECE
-from attnzoo.fast.strips import along_each
 
 # Positions up to which rows are summed, and spread out again, by a product with zeros and ones: a loop over many short
 # rows takes longer.
@@ -197,7 +196,7 @@ def _spread(strips: Tensor, spatial: Sequence[int]) -> Tensor:
     """The product (N, c, positions) of strips (N, c, sum(spatial)), each the same across its axis."""
     each, sizes = strips.split(list(spatial), 2), list(spatial)
     if prod(spatial) <= SHORT:
-        members = along_each(spatial, strips).split(sizes, 1)
+        members = _members(strips, spatial).split(sizes, 1)
         spread = [
             (strip.flatten(0, 1) @ m.T).unflatten(0, strips.shape[:2]) for strip, m in zip(each, members, strict=True)
         ]
@@ -211,7 +210,7 @@ def _spread(strips: Tensor, spatial: Sequence[int]) -> Tensor:
 def _strip_sums(x: Tensor, spatial: Sequence[int]) -> Tensor:
     """The sums of x (N, c, positions) along each axis: (N, c, sum(spatial))."""
     if x.shape[2] <= SHORT:
-        sums: Tensor = (x.flatten(0, 1) @ along_each(spatial, x)).unflatten(0, x.shape[:2])
+        sums: Tensor = (x.flatten(0, 1) @ _members(x, spatial)).unflatten(0, x.shape[:2])
         return sums
     maps = x.unflatten(2, spatial)
     along, across = maps.flatten(3).sum(3), maps.sum(2)
@@ -223,6 +222,16 @@ def _rest(across: Tensor) -> list[Tensor]:
     return [across] if across.ndim == 3 else [across.sum(3), across.sum(2)]
 
 
+def _members(like: Tensor, spatial: Sequence[int]) -> Tensor:
+    """(positions, sum(spatial)): 1 where a position is one of a row's."""
+    each = []
+    for axis, size in enumerate(spatial):
+        eye = torch.eye(size, dtype=like.dtype, device=like.device)
+        shape = [size if a == axis else 1 for a in range(len(spatial))]
+        each.append(eye.unflatten(0, shape).expand(*spatial, size).flatten(0, -2))
+    return torch.cat(each, 1)
+
+
 def _read(like: Tensor, spatial: Sequence[int]) -> Tensor:
     """(positions, sum(spatial) + taps): 1 where a position is one of a row's, and where a tap comes to read it."""
     read = like.new_ones(1, 1)
@@ -230,7 +239,7 @@ def _read(like: Tensor, spatial: Sequence[int]) -> Tensor:
         inside = like.new_ones(size, 3)
         inside[-1, 0] = inside[0, 2] = 0
         read = (read[:, None, :, None] * inside[None, :, None, :]).flatten(0, 1).flatten(1)
-    return torch.cat((along_each(spatial, like), read), 1)
+    return torch.cat((_members(like, spatial), read), 1)
 
 
 def _moves(spatial: Sequence[int]) -> list[int]:

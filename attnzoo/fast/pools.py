@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attnzoo.fast import strips, when
+from attnzoo.fast import when
 from attnzoo.fast.pieces import memory_order, pieces, reduced
 
 
@@ -27,24 +27,6 @@ def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
         return reduced(torch.mean, x, axes)
     out: Tensor = _Mean.apply(x, tuple(axes))
     return out
-
-
-def strip_means(x: Tensor) -> Tensor:
-    """The means of x over all spatial axes but one, for each axis.
-
-    Args:
-        x: (N, C, *spatial), with more than one spatial axis.
-
-    Returns:
-        (N, C, sum(spatial)).
-
-    >>> strip_means(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
-    tensor([[[1.5000, 3.5000, 2.0000, 3.0000]]])
-    """
-    if when.eager(x) and strips.short(x):
-        return strips.means(x)
-    spatial = range(2, x.ndim)
-    return torch.cat([mean(x, [a for a in spatial if a != axis]) for axis in spatial], 2)
 
 
 class _Mean(Function):

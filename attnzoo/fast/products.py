@@ -1,14 +1,14 @@
 """Products of features with a gate, of which the features and small maps alone are kept for the backward pass."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attnzoo.fast import strips, when
+from attnzoo.fast import when
 from attnzoo.fast.pieces import memory_order, pieces
 
 Spread = Callable[..., Tensor]
@@ -92,7 +92,7 @@ class _Product(Function):
             return x * spread(x, *maps)
         y = torch.empty_like(x)
         for to_y, of_x, *of_maps in pieces(y, x, *maps):
-            torch.mul(of_x, spread(of_x, *_long(of_x, of_maps)), out=to_y)
+            torch.mul(of_x, spread(of_x, *of_maps), out=to_y)
         return y
 
     @staticmethod
@@ -109,18 +109,11 @@ class _Product(Function):
         order, _ = memory_order(x)
         permuted = (t.permute(order) for t in (x, gradient, *totals, *maps))
         for of_x, of_y, *rest in pieces(*permuted):
-            to, of_maps = rest[: len(totals)], _long(of_x, rest[len(totals) :])
+            to, of_maps = rest[: len(totals)], rest[len(totals) :]
             gate = ctx.spread(of_x, *of_maps)
             parts = ctx.derivative(of_y * of_x, gate, of_x, *of_maps)
             torch.mul(of_y, gate, out=to[0])
             for total, part in zip(to, parts, strict=True):
                 if part is not None:
-                    short = strips.short(part) and strips.is_strip(total, part)
-                    total += strips.summed(part, total.shape) if short else part.sum_to_size(total.shape)
+                    total += part.sum_to_size(total.shape)
         return None, None, *(t if n else None for t, n in zip(totals, needed, strict=True))
-
-
-def _long(x: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Maps of features x (N, C, *spatial), those spread out along rows that are short."""
-    short = strips.short(x)
-    return [strips.spread(m, x) if short and strips.is_strip(m, x) else m for m in maps]
