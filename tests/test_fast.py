@@ -114,6 +114,18 @@ def test_equal_values_send_their_gradient_where_the_definition_does(
 
 
 @pytest.mark.parametrize(("name", "dims"), CASES)
+def test_constant_maps_have_the_gradients_of_the_definition(
+    name: str, dims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.ones(3, C, *SIZES[dims], dtype=torch.float64)
+    ours = step(make(name, dims).eval(), x)
+    with defined(monkeypatch):
+        theirs = step(make(name, dims).eval(), x)
+    assert all(t.isfinite().all() for t in ours)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "dims"), CASES)
 def test_frozen_parts_change_nothing(name: str, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradients() -> list[Tensor]:
         x = features(dims).requires_grad_()

@@ -9,7 +9,6 @@ from attnzoo import fast, nd
 from attnzoo.registry import register
 
 EPS = 1e-5  # of the authors
-TINY = 1e-30
 FEW = 64  # positions
 
 
@@ -86,7 +85,8 @@ class SpatialGroupEnhance(nd.Gate):
         by_logits = torch.ops.aten.sigmoid_backward(by_gate, gate)
         by_normed = by_logits * self._each_group(weight, len(x))
         others = max(1, grouped.shape[2] - 1)
-        slope = (by_normed * normed).sum(2, keepdim=True) / (others * deviation.clamp_min(TINY))
+        positive = deviation.clamp_min(torch.finfo(x.dtype).tiny)  # of constant maps it is 0, and so is what it divides
+        slope = (by_normed * normed).sum(2, keepdim=True) / (others * positive)
         by_centred = (by_normed - centred * slope) / (deviation + EPS)
         by_similarity = by_centred - by_centred.mean(2, keepdim=True)
         by_mean = _product(grouped, by_similarity.mT) / grouped.shape[2]
