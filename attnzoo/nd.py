@@ -319,9 +319,9 @@ class Gate(Attention):
 
 
 class SpreadGate(Gate):
-    """A gate as large as the features, but made of small maps. A module writes `maps`, `spread` and `derivative`.
+    """A gate as large as the features, but made of small maps. A module writes `maps` only if it is their product.
 
-    The maps are kept for the backward pass, the gate is not.
+    Else it writes `spread` and `derivative` too. The maps are kept for the backward pass, the gate is not.
     """
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -329,12 +329,12 @@ class SpreadGate(Gate):
         raise NotImplementedError(f"{type(self).__name__} must define maps(x)")
 
     def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
-        """The gate of features x (N, C, *spatial) and their maps, element by element."""
-        raise NotImplementedError(f"{type(self).__name__} must define spread(x, *maps)")
+        """The gate of features x (N, C, *spatial) and their maps, element by element: the product of the maps."""
+        return fast.of_all(x, *maps)
 
     def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative of `spread`, as `fast.product` wants it."""
-        raise NotImplementedError(f"{type(self).__name__} must define derivative(by_gate, gate, x, *maps)")
+        return fast.derivative_of_all(by_gate, gate, x, *maps)
 
     def gate(self, x: Tensor) -> Tensor:
         """The gate of features x (N, C, *spatial)."""

@@ -5,11 +5,11 @@ values and gradients, and is used where operations are carried out one by one on
 exporters and functorch, with forward-mode derivatives, or on other devices.
 """
 
-from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, weighted_convs
+from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, strip_conv, weighted_convs
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.mixes import mixed
 from attnzoo.fast.pools import max_and_mean, mean, moments
-from attnzoo.fast.products import gated, product, scale
+from attnzoo.fast.products import derivative_of_all, gated, of_all, product, scale
 from attnzoo.fast.recompute import ByHand, recomputed
 from attnzoo.fast.samples import by_sample
 from attnzoo.fast.softmax import attention
@@ -23,6 +23,7 @@ __all__ = [
     "conv_means",
     "cross_gated",
     "cross_gradients",
+    "derivative_of_all",
     "eager",
     "gated",
     "max_and_mean",
@@ -30,10 +31,12 @@ __all__ = [
     "mixed",
     "moments",
     "narrow_conv",
+    "of_all",
     "pointwise",
     "product",
     "recomputed",
     "scale",
+    "strip_conv",
     "usable",
     "weighted_convs",
 ]

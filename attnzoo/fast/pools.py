@@ -125,14 +125,12 @@ class _MaxAndMean(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         # In the order of x's memory, so that the gradient gets the same.
-        shape = [ctx.shape[axis] for axis in ctx.order]
-        spread = [g.unsqueeze(axis).permute(ctx.order) for g, axis in zip(gradients, _twice(ctx.axes), strict=True)]
-        total = sum(m / ctx.shape[axis] for m, axis in zip(spread[1::2], ctx.axes, strict=True)).expand(shape)
-        total = total.contiguous() if len(ctx.axes) > 1 else total.clone(memory_format=torch.contiguous_format)
-        for m, index, axis in zip(spread[::2], ctx.saved_tensors, ctx.axes, strict=True):
-            total.scatter_add_(ctx.back[axis], index.long(), m)
+        total = gradients[0].new_empty([ctx.shape[axis] for axis in ctx.order])
+        axes = [axis for axis in ctx.axes for _ in range(2)]
+        spread = [g.unsqueeze(a).permute(ctx.order).contiguous() for g, a in zip(gradients, axes, strict=True)]
+        for i, (by_mean, axis) in enumerate(zip(spread[1::2], ctx.axes, strict=True)):
+            share = by_mean / ctx.shape[axis]
+            total.copy_(share) if i == 0 else total.add_(share)
+        for by_max, index, axis in zip(spread[::2], ctx.saved_tensors, ctx.axes, strict=True):
+            total.scatter_add_(ctx.back[axis], index.long(), by_max)
         return total.permute(ctx.back), None
-
-
-def _twice(axes: Sequence[int]) -> list[int]:
-    return [axis for axis in axes for _ in range(2)]

@@ -1,7 +1,8 @@
 """Products of features with a gate, of which the features and small maps alone are kept for the backward pass."""
 
-import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ def product(spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) ->
     """
     if not when.eager(x) or any(m.numel() >= x.numel() for m in maps):
         return x * spread(x, *maps)
+    if not torch.is_grad_enabled():
+        return _product(spread, x, *maps)
     out: Tensor = _Product.apply(spread, derivative, x, *maps)
     return out
 
@@ -71,16 +74,36 @@ def gated(x: Tensor, *gates: Tensor) -> Tensor:
     >>> gated(torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 1), 0.5), torch.full((1, 2, 1, 3), 0.5)).unique()
     tensor([0.2500])
     """
-    return product(_all_of, _derivative_of_all, x, *gates)
+    return product(of_all, derivative_of_all, x, *gates)
 
 
-def _all_of(_: Tensor, *gates: Tensor) -> Tensor:
-    return math.prod(gates[1:], start=gates[0])
+def of_all(x: Tensor, *gates: Tensor) -> Tensor:
+    """The product of gates, the `spread` of `gated`."""
+    return reduce(operator.mul, gates)
 
 
-def _derivative_of_all(by_gate: Tensor, gate: Tensor, x: Tensor, *gates: Tensor) -> tuple[Tensor | None, ...]:
+def derivative_of_all(by_gate: Tensor, gate: Tensor, x: Tensor, *gates: Tensor) -> tuple[Tensor | None, ...]:
+    """The derivative of `of_all`."""
     others = [gates[:i] + gates[i + 1 :] for i in range(len(gates))]
-    return None, *(math.prod(other, start=by_gate) for other in others)
+    return None, *(by_gate * reduce(operator.mul, other) if other else by_gate for other in others)
+
+
+def _product(spread: Spread, x: Tensor, *maps: Tensor) -> Tensor:
+    x, maps, back = _in_memory_order(x, maps)
+    gate = spread(x, *maps)
+    if gate.dtype != x.dtype or gate.stride() != x.stride() or any(gate is m for m in maps):
+        return (x * gate).permute(back)
+    # No second tensor of x's size, whose memory takes longer to reach than the product.
+    return gate.mul_(x).permute(back)
+
+
+def _in_memory_order(x: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[int]]:
+    """Features and maps with the axes in the order of x's memory, the maps' too, and the permutation back.
+
+    What is made of maps of another order is slow to make, and slower to multiply with x.
+    """
+    order, back = memory_order(x)
+    return x.permute(order), [m.permute(order).contiguous() for m in maps], back
 
 
 class _Product(Function):
@@ -88,12 +111,7 @@ class _Product(Function):
     def forward(ctx: Any, spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) -> Tensor:
         ctx.spread, ctx.derivative = spread, derivative
         ctx.save_for_backward(x, *maps)
-        if spread is _itself or any(m.dtype != x.dtype for m in maps):
-            return x * spread(x, *maps)
-        y = torch.empty_like(x)
-        for to_y, of_x, *of_maps in pieces(y, x, *maps):
-            torch.mul(of_x, spread(of_x, *of_maps), out=to_y)
-        return y
+        return _product(spread, x, *maps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,16 +122,18 @@ class _Product(Function):
             y = inputs[0] * ctx.spread(*inputs)
             found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
             return None, None, *(next(found) if n else None for n in needed)
-        # No views are returned: autograd adds in place only to what is no other tensor's memory.
-        totals = [torch.empty_like(x), *(torch.zeros_like(m) for m in maps)]
-        order, _ = memory_order(x)
-        permuted = (t.permute(order) for t in (x, gradient, *totals, *maps))
-        for of_x, of_y, *rest in pieces(*permuted):
-            to, of_maps = rest[: len(totals)], rest[len(totals) :]
+        by_x = torch.empty_like(x)
+        x, maps, back = _in_memory_order(x, maps)
+        order = [back.index(axis) for axis in range(len(back))]
+        totals = [torch.zeros_like(m) for m in maps]
+        for of_x, of_y, to_x, *rest in pieces(x, gradient.permute(order), by_x.permute(order), *totals, *maps):
+            to, of_maps = rest[: len(maps)], rest[len(maps) :]
             gate = ctx.spread(of_x, *of_maps)
             parts = ctx.derivative(of_y * of_x, gate, of_x, *of_maps)
-            torch.mul(of_y, gate, out=to[0])
-            for total, part in zip(to, parts, strict=True):
+            torch.mul(of_y, gate, out=to_x)
+            for total, part in zip((to_x, *to), parts, strict=True):
                 if part is not None:
                     total += part.sum_to_size(total.shape)
-        return None, None, *(t if n else None for t, n in zip(totals, needed, strict=True))
+        # No view of x's size is returned: autograd adds in place only to what is no other tensor's memory.
+        gradients = (by_x, *(t.permute(back) for t in totals))
+        return None, None, *(t if n else None for t, n in zip(gradients, needed, strict=True))

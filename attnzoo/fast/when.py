@@ -43,5 +43,6 @@ def usable(module: nn.Module, x: Tensor) -> bool:
 
 def _altered(layer: nn.Module) -> bool:
     """Whether a module or layer does more than its class says, or is looked at, as by what counts its operations."""
+    own = vars(layer)  # not `hasattr`: a module looks long for what is not there, and this is asked at each call
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return bool(hooked) or "forward" in vars(layer) or hasattr(layer, "parametrizations")
+    return bool(hooked) or "forward" in own or "parametrizations" in own["_modules"]

@@ -1,8 +1,5 @@
 """Coordinate attention."""
 
-import operator
-from functools import reduce
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,14 +64,6 @@ class CoordinateAttention(nd.SpreadGate):
         squeezed = nd.unstrip(F.hardswish(self.bn1(mix(self.conv1, nd.strips(x)))), x.shape[2:])
         expand = [self.get_submodule(name) for name in self.expand]
         return tuple(mix(conv, s).sigmoid() for conv, s in zip(expand, squeezed, strict=True))
-
-    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
-        """The product of the gates, (N, C, *spatial)."""
-        return reduce(operator.mul, maps)
-
-    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivative of `spread`."""
-        return None, *(reduce(operator.mul, maps[:i] + maps[i + 1 :], by_gate) for i in range(len(maps)))
 
 
 def _called(conv: nn.Module, x: Tensor) -> Tensor:

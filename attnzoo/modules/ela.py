@@ -1,7 +1,5 @@
 """Efficient local attention."""
 
-import operator
-from functools import reduce
 from itertools import cycle
 
 from torch import Tensor, nn
@@ -67,17 +65,10 @@ class EfficientLocalAttention(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
-        gates = []
-        for axis, strip in zip(nd.axes(x), cycle(self.strips), strict=False):
+        gates, quick = [], fast.usable(self, x)
+        for axis, (conv, norm, act) in zip(nd.axes(x), cycle(self.strips), strict=False):  # type: ignore[arg-type]
             pooled = fast.mean(x, [a for a in nd.axes(x) if a != axis])
             shape = [size if a in (0, 1, axis) else 1 for a, size in enumerate(x.shape)]
-            gates.append(strip(pooled).sigmoid().reshape(shape))
+            mixed = fast.strip_conv(conv, pooled) if quick else conv(pooled)
+            gates.append(act(norm(mixed)).sigmoid().reshape(shape))
         return tuple(gates)
-
-    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
-        """The product of the gates, (N, C, *spatial)."""
-        return reduce(operator.mul, maps)
-
-    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivative of `spread`."""
-        return None, *(reduce(operator.mul, maps[:i] + maps[i + 1 :], by_gate) for i in range(len(maps)))

@@ -1,8 +1,6 @@
 """Spatial and channel synergistic attention."""
 
-import operator
 from collections.abc import Sequence
-from functools import reduce
 from typing import Literal
 
 import torch
@@ -88,21 +86,20 @@ class SpatialChannelSynergisticAttention(nd.SpreadGate):
         first, *others = self.axis_gates(x)
         return first * self.channel_gate(self._pooled(x, [first, *others])), *others
 
-    def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
-        """The product of the gates, (N, C, *spatial)."""
-        return reduce(operator.mul, maps)
-
-    def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivative of `spread`."""
-        return None, *(reduce(operator.mul, maps[:i] + maps[i + 1 :], by_gate) for i in range(len(maps)))
-
     def axis_gates(self, x: Tensor) -> list[Tensor]:
         """One gate for each axis of features x (N, C, *spatial), broadcastable to x."""
         spatial = x.shape[2:]
         # The zeros between the strips are each one's padding, so that one call convolves all.
         strips = [F.pad(s.flatten(2), (0, self.gap)) for s in nd.unstrip(nd.strips(x), spatial)]
         parts = torch.cat(strips, 2).chunk(len(self.convs), 1)
-        mixed = torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)], 1)
+        quick = fast.usable(self, x)
+        mixed = torch.cat(
+            [
+                fast.strip_conv(conv, part) if quick else conv(part)
+                for conv, part in zip(self.convs, parts, strict=True)
+            ],
+            1,
+        )
         strips = [
             s[..., :size] for s, size in zip(mixed.split([s + self.gap for s in spatial], 2), spatial, strict=True)
         ]
