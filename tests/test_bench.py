@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -191,6 +192,25 @@ def test_no_round_beyond_the_third_begins_after_the_budget() -> None:
     assert times["a"].rounds == 3
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
+def test_memory_that_is_kept_is_not_fetched_again() -> None:
+    script = """
+import resource, torch
+from attnzoo.benchmarks.timing import keep_memory
+kept = []
+for keep in (lambda: False, keep_memory):
+    kept.append(keep())
+    for i in range(20):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(16 * 2**20)  # 64 MiB
+    kept.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*kept)
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert answer[0::2] == ["False", "True"]
+    assert int(answer[3]) < 10 < int(answer[1])
+
+
 def test_compiled_modules_equal_eager_ones_and_their_memory_is_counted() -> None:
     (case,) = cases(["simam"], [(1, 8, 4, 4)], ["train"], [True], ["contiguous"], [AUTHORS])
     (rows,) = measure_modules([case], [AUTHORS], ONCE)
@@ -229,6 +249,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["attnzoo", "bench", *map(str, args)])
+        monkeypatch.setattr("attnzoo.benchmarks.timing.keep_memory", lambda: False)  # of a process of its own
         with pytest.raises(SystemExit) as exit_:
             main()
         return int(exit_.value.code or 0), *capsys.readouterr()

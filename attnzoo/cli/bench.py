@@ -36,13 +36,14 @@ def bench_command(
     """Time the modules beside a copy of their input and their peers, or networks with them beside the plain ones."""
     import torch
 
-    from attnzoo.benchmarks.timing import LEAST, Effort
+    from attnzoo.benchmarks.timing import LEAST, Effort, keep_memory
 
     if table:
         from attnzoo.benchmarks.tables import markdown
 
         print(markdown(table), end="")
         return
+    keep_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     whole = bool(networks or network)

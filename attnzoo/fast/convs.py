@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
 SHORT = 64  # positions
@@ -32,7 +32,7 @@ def pointwise(conv: Any, x: Tensor) -> Tensor:
     return y
 
 
-def strip_conv(conv: nn.Conv1d, x: Tensor) -> Tensor:
+def strip_conv(conv: Any, x: Tensor) -> Tensor:
     """conv(x), in training as a convolution of columns if it is depthwise with more taps than 3.
 
     The gradients of one along the last axis take the library up to five times as long.
@@ -41,16 +41,15 @@ def strip_conv(conv: nn.Conv1d, x: Tensor) -> Tensor:
         conv: of stride 1.
         x: (N, C, positions).
 
-    >>> x, conv = torch.rand(2, 4, 5), nn.Conv1d(4, 4, 3, padding=1, groups=4)
+    >>> x, conv = torch.rand(2, 4, 5), torch.nn.Conv1d(4, 4, 3, padding=1, groups=4)
     >>> torch.allclose(strip_conv(conv, x), conv(x), atol=1e-6)
     True
     """
     if not torch.is_grad_enabled() or conv.groups < x.shape[1] or conv.kernel_size[0] <= 3:
-        y: Tensor = conv(x)
-        return y
-    y = F.conv2d(
-        x.unsqueeze(3), conv.weight.unsqueeze(3), conv.bias, padding=(int(conv.padding[0]), 0), groups=conv.groups
-    )
+        out: Tensor = conv(x)
+        return out
+    padding = (conv.padding[0], 0)
+    y: Tensor = F.conv2d(x.unsqueeze(3), conv.weight.unsqueeze(3), conv.bias, padding=padding, groups=conv.groups)
     return y.squeeze(3)
 
 

@@ -89,9 +89,9 @@ def derivative_of_all(by_gate: Tensor, gate: Tensor, x: Tensor, *gates: Tensor) 
 
 
 def _product(spread: Spread, x: Tensor, *maps: Tensor) -> Tensor:
-    x, maps, back = _in_memory_order(x, maps)
-    gate = spread(x, *maps)
-    if gate.dtype != x.dtype or gate.stride() != x.stride() or any(gate is m for m in maps):
+    x, laid_out, back = _in_memory_order(x, maps)
+    gate = spread(x, *laid_out)
+    if gate.dtype != x.dtype or gate.stride() != x.stride() or any(gate is m for m in laid_out):
         return (x * gate).permute(back)
     # No second tensor of x's size, whose memory takes longer to reach than the product.
     return gate.mul_(x).permute(back)

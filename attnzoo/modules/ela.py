@@ -1,6 +1,8 @@
 """Efficient local attention."""
 
+from collections.abc import Iterable
 from itertools import cycle
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,7 +68,8 @@ class EfficientLocalAttention(nd.SpreadGate):
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
         gates, quick = [], fast.usable(self, x)
-        for axis, (conv, norm, act) in zip(nd.axes(x), cycle(self.strips), strict=False):  # type: ignore[arg-type]
+        strips: Iterable[Any] = cycle(self.strips)
+        for axis, (conv, norm, act) in zip(nd.axes(x), strips, strict=False):
             pooled = fast.mean(x, [a for a in nd.axes(x) if a != axis])
             shape = [size if a in (0, 1, axis) else 1 for a, size in enumerate(x.shape)]
             mixed = fast.strip_conv(conv, pooled) if quick else conv(pooled)

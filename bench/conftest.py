@@ -1,0 +1,10 @@
+"""What all measurements share."""
+
+import pytest
+
+from attnzoo.benchmarks.timing import keep_memory
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _memory_is_kept() -> None:
+    keep_memory()
