@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from attnzoo.benchmarks.authors import AsWritten
 from attnzoo.fast import pieces
 
 FITS: dict[str, dict[str, Any]] = {"sa": {"groups": 4}, "sge": {"groups": 8}, "bam": {"reduction": 4}}
-NAMES = ("se", "eca", "cbam", "ca", "sa", "triplet", "simam", "sge", "bam")
+NAMES = ("se", "eca", "cbam", "ca", "sa", "triplet", "simam", "sge", "bam", "gc", "ela", "mlca", "scsa")
 SIZES = {2: (9, 7), 3: (3, 5, 6)}
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 C = 32
@@ -248,6 +249,37 @@ def test_the_narrow_convolution_has_the_gradients_of_the_library(
     torch.testing.assert_close(torch.autograd.grad(y, (x, weight), gradient), expected)
     if x.numel() < 200:
         torch.autograd.gradgradcheck(fast.narrow_conv, (x, weight))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_weighted_mean_has_derivatives_of_all_orders(dims: int, layout: str) -> None:
+    x = torch.randn(2, 3, *(3, 2, 2)[-dims:], dtype=torch.float64)
+    x = (x.contiguous(memory_format=LAYOUTS[dims]) if layout == "channels_last" else x).requires_grad_()
+    conv = nd.conv(dims)(3, 1, 1).double()
+    theirs = (conv(x).flatten(2).softmax(2) * x.flatten(2)).sum(2)
+    torch.testing.assert_close(fast.weighted_mean(conv, x), theirs)
+
+    def of(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fast.weighted_mean(SimpleNamespace(weight=weight, bias=bias), x)
+
+    torch.autograd.gradcheck(of, (x, conv.weight, conv.bias))
+    torch.autograd.gradgradcheck(of, (x, conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize("taps", [3, 7])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_lines_and_strips_are_convolved_as_by_the_library(taps: int, groups: int) -> None:
+    line, strips = (torch.randn(2, c, 9, dtype=torch.float64, requires_grad=True) for c in (1, 6))
+    single = nn.Conv1d(1, 1, taps, padding=taps // 2, bias=False).double()
+    strip = nn.Conv1d(6, 6, taps, padding=taps // 2, groups=groups).double()
+    for ours, conv, x in ((fast.single_conv, single, line), (fast.strip_conv, strip, strips)):
+        leaves = (x, *conv.parameters())
+        y, theirs = ours(conv, x), conv(x)
+        torch.testing.assert_close(y, theirs)
+        gradient = torch.randn_like(y)
+        expected = torch.autograd.grad(theirs, leaves, gradient)
+        torch.testing.assert_close(torch.autograd.grad(y, leaves, gradient), expected)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

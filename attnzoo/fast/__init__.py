@@ -5,14 +5,14 @@ values and gradients, and is used where operations are carried out one by one on
 exporters and functorch, with forward-mode derivatives, or on other devices.
 """
 
-from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, strip_conv, weighted_convs
+from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, single_conv, strip_conv, weighted_convs
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.mixes import mixed
 from attnzoo.fast.pools import max_and_mean, mean, moments
 from attnzoo.fast.products import derivative_of_all, gated, of_all, product, scale
 from attnzoo.fast.recompute import ByHand, recomputed
 from attnzoo.fast.samples import by_sample
-from attnzoo.fast.softmax import attention
+from attnzoo.fast.softmax import attention, weighted_mean
 from attnzoo.fast.when import eager, usable
 
 __all__ = [
@@ -36,7 +36,9 @@ __all__ = [
     "product",
     "recomputed",
     "scale",
+    "single_conv",
     "strip_conv",
     "usable",
     "weighted_convs",
+    "weighted_mean",
 ]

@@ -46,11 +46,31 @@ def strip_conv(conv: Any, x: Tensor) -> Tensor:
     True
     """
     if not torch.is_grad_enabled() or conv.groups < x.shape[1] or conv.kernel_size[0] <= 3:
-        out: Tensor = conv(x)
-        return out
+        y: Tensor = conv(x)
+        return y
     padding = (conv.padding[0], 0)
-    y: Tensor = F.conv2d(x.unsqueeze(3), conv.weight.unsqueeze(3), conv.bias, padding=padding, groups=conv.groups)
-    return y.squeeze(3)
+    y = F.conv2d(x.unsqueeze(3), conv.weight.unsqueeze(3), conv.bias, padding=padding, groups=conv.groups)
+    out: Tensor = y.squeeze(3)
+    return out
+
+
+def single_conv(conv: Any, x: Tensor) -> Tensor:
+    """conv(x) of a 1D convolution from one channel to one, as a product of its taps with what each output sees.
+
+    The library takes up to twice as long, and five times for the gradients.
+
+    Args:
+        conv: without bias, of stride 1.
+        x: (..., 1, positions).
+
+    >>> x, conv = torch.rand(2, 1, 5), torch.nn.Conv1d(1, 1, 3, padding=1, bias=False)
+    >>> torch.allclose(single_conv(conv, x), conv(x), atol=1e-6)
+    True
+    """
+    around = conv.padding[0]
+    seen = F.pad(x, (around, around)).unfold(-1, conv.kernel_size[0], 1)
+    out: Tensor = seen @ conv.weight.flatten()
+    return out
 
 
 def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
@@ -82,7 +102,7 @@ def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
     kernel = weight.permute(0, *outputs, 1, *axes, *rest).flatten(len(outputs) + 1, 2 * len(axes) + 1)
     y = _same_conv(x.permute(0, 1, *axes, *rest).flatten(1, len(axes) + 1), kernel.flatten(0, len(outputs)))
     order = [0, 1, *axes, *rest]
-    spread = y.unflatten(1, (-1, *(x.shape[axis] for axis in axes)))
+    spread: Tensor = y.unflatten(1, (-1, *(x.shape[axis] for axis in axes)))
     return spread.permute([order.index(axis) for axis in range(x.ndim)])
 
 

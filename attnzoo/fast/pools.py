@@ -21,7 +21,7 @@ def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
     >>> mean(torch.tensor([[1.0, 2.0]]), [1])
     tensor([1.5000])
     """
-    if not when.eager(x):
+    if (x.is_contiguous() and not torch.is_grad_enabled()) or not when.eager(x):
         return x.mean(list(axes))
     if not torch.is_grad_enabled():
         return reduced(torch.mean, x, axes)

@@ -54,7 +54,8 @@ class EfficientChannelAttention(nd.Gate):
         """Gate (N, C, 1, ...) of features x (N, C, *spatial)."""
         pooled = fast.mean(x, nd.axes(x))
         if self.shared:
-            logits = self.conv(pooled.unsqueeze(1)).squeeze(1)
+            line = pooled.unsqueeze(1)
+            logits = (fast.single_conv(self.conv, line) if fast.usable(self, x) else self.conv(line)).squeeze(1)
         else:
             neighbourhoods = F.pad(pooled, (self.padding, self.padding)).unfold(1, 2 * self.padding + 1, 1)
             logits = self.conv(neighbourhoods).squeeze(2)

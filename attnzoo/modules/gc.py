@@ -1,11 +1,12 @@
 """Global context block (GCNet)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -57,7 +58,7 @@ class GlobalContext(nd.Attention):
         if not kinds or not set(kinds) <= {"add", "mul"}:
             raise ValueError(f"fusion={fusion!r} must hold 'add', 'mul' or both")
         hidden = nd.squeeze(channels, reduction, 2, divisor)
-        self.mask: nn.Module | None = nd.conv(spatial_dims)(channels, 1, 1) if pooling == "att" else None
+        self.mask: Any = nd.conv(spatial_dims)(channels, 1, 1) if pooling == "att" else None
         self.add = _transform(channels, hidden, eps) if "add" in kinds else None
         self.mul = _transform(channels, hidden, eps) if "mul" in kinds else None
 
@@ -65,8 +66,10 @@ class GlobalContext(nd.Attention):
         """Pooled context (N, C) of features x (N, C, *spatial)."""
         if self.mask is None:
             return x.mean(nd.axes(x))
+        if fast.usable(self, x) and not torch.is_autocast_enabled("cpu"):
+            return fast.weighted_mean(self.mask, x)
         attention = self.mask(x).flatten(2).softmax(2)  # (N, 1, positions)
-        pooled: Tensor = (x.flatten(2) @ attention.transpose(1, 2)).squeeze(2)
+        pooled: Tensor = (x.flatten(2) @ attention.mT).squeeze(2)
         return pooled
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo import nd
+from attnzoo import fast, nd
 from attnzoo.registry import register
 
 
@@ -68,9 +68,13 @@ class MixedLocalChannelAttention(nd.Gate):
         """Gate (N, C, *spatial) of features x."""
         grid = _resized(x, [self.cells] * (x.ndim - 2))
         cells = grid.flatten(2).mT  # (N, cells, C)
-        whole = self.conv(cells.mean(1, keepdim=True)).sigmoid()
         rows = (cells.flatten(1) if self.leak else cells.flatten(0, 1)).unsqueeze(1)
-        own = self.conv_local(rows).sigmoid().reshape(cells.shape)
+        mean = cells.mean(1, keepdim=True)
+        if fast.usable(self, x):
+            whole, own = fast.single_conv(self.conv, mean), fast.single_conv(self.conv_local, rows)
+        else:
+            whole, own = self.conv(mean), self.conv_local(rows)
+        whole, own = whole.sigmoid(), own.sigmoid().reshape(cells.shape)
         return _resized(whole.lerp(own, self.local_weight).mT.reshape(grid.shape), x.shape[2:])
 
 
