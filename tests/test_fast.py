@@ -1,5 +1,6 @@
 """What modules do in eager mode to be quick and to keep little for the backward pass, against their definitions."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -265,6 +266,25 @@ def test_a_weighted_mean_has_derivatives_of_all_orders(dims: int, layout: str) -
 
     torch.autograd.gradcheck(of, (x, conv.weight, conv.bias))
     torch.autograd.gradgradcheck(of, (x, conv.weight, conv.bias))
+
+
+def test_a_bias_before_a_batch_norm_enters_its_running_mean_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    conv, norm = nn.Conv2d(3, 5, 3, groups=1).double(), nn.BatchNorm2d(5).double()
+    again = copy.deepcopy((conv, norm))
+    leaves, theirs = ((x, *c.parameters(), *n.parameters()) for c, n in ((conv, norm), again))
+    for _ in range(3):
+        y, expected = fast.conv_norm(conv, norm, x), again[1](again[0](x))
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(norm.state_dict(), again[1].state_dict())
+        gradient = torch.randn_like(y)
+        ours = torch.autograd.grad(y, leaves, gradient)
+        torch.testing.assert_close(ours, torch.autograd.grad(expected, theirs, gradient))
+    torch.testing.assert_close(fast.conv_norm(conv, norm.eval(), x), again[1].eval()(again[0](x)))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        fast.conv_norm(conv, norm.train(), torch.zeros(1, 3, 3, 3).double())
+    torch.testing.assert_close(norm.running_mean, again[1].running_mean)
 
 
 @pytest.mark.parametrize("taps", [3, 7])

@@ -5,7 +5,7 @@ values and gradients, and is used where operations are carried out one by one on
 exporters and functorch, with forward-mode derivatives, or on other devices.
 """
 
-from attnzoo.fast.convs import conv_means, narrow_conv, pointwise, single_conv, strip_conv, weighted_convs
+from attnzoo.fast.convs import conv_means, conv_norm, narrow_conv, pointwise, single_conv, strip_conv, weighted_convs
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.mixes import mixed
 from attnzoo.fast.pools import max_and_mean, mean, moments
@@ -21,6 +21,7 @@ __all__ = [
     "attention",
     "by_sample",
     "conv_means",
+    "conv_norm",
     "cross_gated",
     "cross_gradients",
     "derivative_of_all",

@@ -32,6 +32,35 @@ def pointwise(conv: Any, x: Tensor) -> Tensor:
     return y
 
 
+def conv_norm(conv: Any, norm: Any, x: Tensor) -> Tensor:
+    """norm(conv(x)), in training without the convolution's bias, which batch norm takes away again.
+
+    The bias enters the running mean alone, and its gradient is exactly zero, not what is left of it by rounding.
+
+    Args:
+        conv: any convolution.
+        norm: batch norm of its outputs.
+        x: (N, C, *spatial).
+
+    >>> conv, norm, x = torch.nn.Conv1d(4, 2, 1), torch.nn.BatchNorm1d(2), torch.rand(3, 4, 5)
+    >>> torch.allclose(conv_norm(conv, norm, x), norm(conv(x)), atol=1e-5)
+    True
+    """
+    if conv.bias is None or not norm.training or norm.running_mean is None:
+        y: Tensor = norm(conv(x))
+        return y
+    weight = conv.weight + 0 * conv.bias.view(-1, *(1,) * (x.ndim - 1))  # so that there is a gradient
+    bias = conv.bias.detach()
+    unbiased = conv._conv_forward(x, weight, None)
+    running_mean = norm.running_mean.data  # autograd keeps it too, though for its gradients in evaluation alone
+    running_mean.sub_(bias)
+    try:
+        y = norm(unbiased)
+    finally:
+        running_mean.add_(bias)
+    return y
+
+
 def strip_conv(conv: Any, x: Tensor) -> Tensor:
     """conv(x), in training as a convolution of columns if it is depthwise with more taps than 3.
 

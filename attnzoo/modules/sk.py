@@ -1,6 +1,7 @@
 """Selective kernel convolution (SKNet)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,10 @@ class SelectiveKernel(nd.Attention):
 
     def _branches(self, x: Tensor) -> list[Tensor]:
         parts = x.chunk(len(self.convs), 1) if self.split else (x,) * len(self.convs)
-        return [conv(part) for conv, part in zip(self.convs, parts, strict=True)]
+        each: Iterable[Any] = zip(self.convs, parts, strict=True)
+        if fast.usable(self, x):
+            return [relu(fast.conv_norm(conv, norm, part)) for (conv, norm, relu), part in each]
+        return [branch(part) for branch, part in each]
 
     def _weights(self, branches: list[Tensor]) -> Tensor:
         """Weights (branches, N, out_channels), summing to 1 over the branches."""
