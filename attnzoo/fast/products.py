@@ -23,7 +23,7 @@ def product(spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) ->
         spread: makes the gate of x and the maps, element by element, and of nothing else that has a gradient.
         derivative: of spread: gets the gradient of the gate, the gate, x and the maps, and gives the gradient of x (by
             way of the gate) and of each map, not yet summed over the axes along which the map has size 1; None stands
-            for zeros.
+            for zeros. It may overwrite its first two arguments.
         x: (N, C, *spatial).
         *maps: small tensors with as many axes as x, each of x's size or of size 1.
 
@@ -129,8 +129,9 @@ class _Product(Function):
         for of_x, of_y, to_x, *rest in pieces(x, gradient.permute(order), by_x.permute(order), *totals, *maps):
             to, of_maps = rest[: len(maps)], rest[len(maps) :]
             gate = ctx.spread(of_x, *of_maps)
-            parts = ctx.derivative(of_y * of_x, gate, of_x, *of_maps)
+            by_gate = of_y * of_x
             torch.mul(of_y, gate, out=to_x)
+            parts = ctx.derivative(by_gate, gate, of_x, *of_maps)
             for total, part in zip((to_x, *to), parts, strict=True):
                 if part is not None:
                     total += part.sum_to_size(total.shape)

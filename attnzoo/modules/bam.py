@@ -75,12 +75,12 @@ class BottleneckAttention(nd.SpreadGate):
         """Gate (N, C, *spatial)."""
         channel, spatial = maps
         logits = channel * spatial if self.combine == "mul" else channel + spatial
-        return 1 + logits.sigmoid()
+        return 1 + logits.sigmoid_()
 
     def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative of `spread`."""
         channel, spatial = maps
-        by_logits = torch.ops.aten.sigmoid_backward(by_gate, gate - 1)
+        by_logits = torch.ops.aten.sigmoid_backward.grad_input(by_gate, gate.sub_(1), grad_input=by_gate)
         return (
             (None, by_logits * spatial, by_logits * channel) if self.combine == "mul" else (None, by_logits, by_logits)
         )

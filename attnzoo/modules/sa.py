@@ -1,6 +1,7 @@
 """Shuffle attention (SA-Net)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnzoo import fast, nd
@@ -57,11 +58,8 @@ class ShuffleAttention(nd.Attention):
         """The module as a function of features and of its parameters."""
         y = fast.product(_affine_gate, _affine_derivative, x, *self._maps(x, *own))
         # Channel shuffle with two groups over all C: output channel 2j + i is channel i * C/2 + j.
-        last = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
-        if x.is_contiguous() or not x.is_contiguous(memory_format=last):
-            shuffled: Tensor = y.unflatten(1, (2, -1)).transpose(1, 2).reshape(x.shape)
-        else:
-            shuffled = y.movedim(1, -1).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
+        # The library's own shuffle keeps the layout and is quick; not all compilers and exporters know it.
+        shuffled: Tensor = F.channel_shuffle(y, 2) if fast.eager(x) else _shuffled(y)
         return shuffled
 
     def _maps(
@@ -138,6 +136,16 @@ def _gate_of_mean(u: Tensor, cweight: Tensor, cbias: Tensor) -> tuple[Tensor, Te
     return (cweight.view(-1, 1) * mean + cbias.view(-1, 1)).sigmoid(), mean
 
 
+def _shuffled(y: Tensor) -> Tensor:
+    last = torch.channels_last if y.ndim == 4 else torch.channels_last_3d
+    shuffled: Tensor
+    if y.is_contiguous() or not y.is_contiguous(memory_format=last):
+        shuffled = y.unflatten(1, (2, -1)).transpose(1, 2).reshape(y.shape)
+    else:
+        shuffled = y.movedim(1, -1).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
+    return shuffled
+
+
 def _affine_gate(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
     return (x * slope).add_(shift).sigmoid_()
 
@@ -145,5 +153,5 @@ def _affine_gate(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
 def _affine_derivative(
     by_gate: Tensor, gate: Tensor, x: Tensor, slope: Tensor, shift: Tensor
 ) -> tuple[Tensor | None, ...]:
-    by_logits = torch.ops.aten.sigmoid_backward(by_gate, gate)
+    by_logits = torch.ops.aten.sigmoid_backward.grad_input(by_gate, gate, grad_input=by_gate)
     return by_logits * slope, by_logits * x, by_logits
