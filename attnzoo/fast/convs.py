@@ -96,10 +96,27 @@ def single_conv(conv: Any, x: Tensor) -> Tensor:
     >>> torch.allclose(single_conv(conv, x), conv(x), atol=1e-6)
     True
     """
-    around = conv.padding[0]
-    seen = F.pad(x, (around, around)).unfold(-1, conv.kernel_size[0], 1)
-    out: Tensor = seen @ conv.weight.flatten()
+    out: Tensor = _SingleConv.apply(x, conv.weight.flatten())
     return out
+
+
+class _SingleConv(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        return _seen(x, taps) @ taps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (x, taps), (gradient,) = ctx.saved_tensors, gradients
+        return _seen(gradient, taps) @ taps.flip(0), gradient.flatten() @ _seen(x, taps).flatten(0, -2)
+
+
+def _seen(x: Tensor, taps: Tensor) -> Tensor:
+    """(..., positions, taps): what each output of a convolution of lines x (..., positions) sees."""
+    around = len(taps) // 2
+    seen: Tensor = F.pad(x, (around, around)).unfold(-1, len(taps), 1)
+    return seen
 
 
 def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
@@ -120,19 +137,76 @@ def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
             [4., 6., 4.]])
     """
     shortest = sorted(range(2, x.ndim), key=lambda axis: x.shape[axis])
-    axes = [a for i, a in enumerate(shortest[:-1]) if prod(x.shape[b] for b in shortest[: i + 1]) <= SHORT]
-    if not axes or x.numel() * prod(weight.shape[2:]) < FEW:
-        out: Tensor = _NarrowConv.apply(x, weight)
-        return out
-    rest = [a for a in range(2, x.ndim) if a not in axes]
-    for axis in axes:
-        weight = _banded(weight, axis, x.shape[axis])  # its outputs' positions come behind all other axes
-    outputs = list(range(x.ndim, weight.ndim))
-    kernel = weight.permute(0, *outputs, 1, *axes, *rest).flatten(len(outputs) + 1, 2 * len(axes) + 1)
-    y = _same_conv(x.permute(0, 1, *axes, *rest).flatten(1, len(axes) + 1), kernel.flatten(0, len(outputs)))
-    order = [0, 1, *axes, *rest]
-    spread: Tensor = y.unflatten(1, (-1, *(x.shape[axis] for axis in axes)))
-    return spread.permute([order.index(axis) for axis in range(x.ndim)])
+    short = [a for i, a in enumerate(shortest[:-1]) if prod(x.shape[b] for b in shortest[: i + 1]) <= SHORT]
+    few = x.numel() * prod(weight.shape[2:]) < FEW
+    out: Tensor = _NarrowConv.apply(x, weight) if few or not short else _ByChannels.apply(x, weight, short)
+    return out
+
+
+class _ByChannels(Function):
+    """Keeps the features as they are and the kernel that is not spread, since both are far smaller."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, axes: list[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.axes = axes
+        return _by_channels(x, weight, axes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (gradient,), axes = ctx.saved_tensors, gradients, ctx.axes
+        if torch.is_grad_enabled():  # for derivatives of this one
+            inputs = x.view_as(x), weight.view_as(weight)
+            return *torch.autograd.grad(_by_channels(*inputs, axes), inputs, gradient, create_graph=True), None
+        features, sizes = _as_channels(x, axes), [x.shape[axis] for axis in axes]
+        with torch.enable_grad():
+            weight = weight.detach().requires_grad_()
+            kernel = _spread_kernel(weight, axes, sizes)
+        ones = [1] * (features.ndim - 2)
+        padding, none = [k // 2 for k in kernel.shape[2:]], [0] * len(ones)
+        by_features, by_kernel, _ = torch.ops.aten.convolution_backward(
+            _as_channels(gradient, axes),
+            features,
+            kernel,
+            None,
+            ones,
+            padding,
+            ones,
+            False,
+            none,
+            1,
+            [True, True, False],
+        )
+        (by_weight,) = torch.autograd.grad(kernel, weight, by_kernel)
+        return _as_axes(by_features, axes, sizes), by_weight, None
+
+
+def _by_channels(x: Tensor, weight: Tensor, axes: list[int]) -> Tensor:
+    sizes = [x.shape[axis] for axis in axes]
+    return _as_axes(_same_conv(_as_channels(x, axes), _spread_kernel(weight, axes, sizes)), axes, sizes)
+
+
+def _as_channels(x: Tensor, axes: list[int]) -> Tensor:
+    """x (N, C, *spatial) with some axes made channels."""
+    rest = [axis for axis in range(2, x.ndim) if axis not in axes]
+    return x.permute(0, 1, *axes, *rest).flatten(1, len(axes) + 1)
+
+
+def _as_axes(x: Tensor, axes: list[int], sizes: list[int]) -> Tensor:
+    """The inverse of `_as_channels`."""
+    spread: Tensor = x.unflatten(1, (-1, *sizes))
+    order = [0, 1, *axes, *(axis for axis in range(2, spread.ndim) if axis not in axes)]
+    return spread.permute([order.index(axis) for axis in range(spread.ndim)])
+
+
+def _spread_kernel(weight: Tensor, axes: list[int], sizes: list[int]) -> Tensor:
+    """The kernel (K, C, *kernel) for features some of whose axes, of such sizes, are channels."""
+    rest = [axis for axis in range(2, weight.ndim) if axis not in axes]
+    outputs = list(range(weight.ndim, weight.ndim + len(axes)))
+    for axis, size in zip(axes, sizes, strict=True):
+        weight = _banded(weight, axis, size)  # its outputs' positions come behind all other axes
+    kernel = weight.permute(0, *outputs, 1, *axes, *rest).flatten(len(axes) + 1, 2 * len(axes) + 1)
+    return kernel.flatten(0, len(axes))
 
 
 def _banded(weight: Tensor, axis: int, size: int) -> Tensor:

@@ -32,8 +32,9 @@ def memory_order(x: Tensor) -> tuple[list[int], list[int]]:
 
 
 def reduced(reduction: Callable[..., Tensor], x: Tensor, axes: Sequence[int]) -> Tensor:
-    if x.is_contiguous():
-        return reduction(x, axes)
     order, back = memory_order(x)
+    kept = [axis for axis in order if axis not in axes]
+    if kept == sorted(kept):  # the result lies as x does
+        return reduction(x, axes)
     reduced = reduction(x.permute(order), [back[axis] for axis in axes], keepdim=True).permute(back)
     return reduced.squeeze(tuple(axes))

@@ -23,7 +23,7 @@ def product(spread: Spread, derivative: Derivative, x: Tensor, *maps: Tensor) ->
         spread: makes the gate of x and the maps, element by element, and of nothing else that has a gradient.
         derivative: of spread: gets the gradient of the gate, the gate, x and the maps, and gives the gradient of x (by
             way of the gate) and of each map, not yet summed over the axes along which the map has size 1; None stands
-            for zeros. It may overwrite its first two arguments.
+            for zeros. It may overwrite its first argument.
         x: (N, C, *spatial).
         *maps: small tensors with as many axes as x, each of x's size or of size 1.
 
@@ -53,15 +53,30 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     tensor([[ 8., 12.]])
     """
     # Where there is nothing to keep, the product as it is: the map is small, and calls cost more than it.
-    return product(_itself, _itself_derivative, x, gate) if torch.is_grad_enabled() else x * gate
+    if not torch.is_grad_enabled() or not when.eager(x) or x.dtype != gate.dtype:
+        return x * gate
+    out: Tensor = _Scale.apply(x, gate)
+    return out
 
 
-def _itself(x: Tensor, gate: Tensor) -> Tensor:
-    return gate
+class _Scale(Function):
+    """Its gradients have one memory: that of x lies where the product was that is summed for the gate's."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gate)
+        return x * gate
 
-def _itself_derivative(by_gate: Tensor, gate: Tensor, x: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return None, by_gate
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, gate), (gradient,) = ctx.saved_tensors, gradients
+        if torch.is_grad_enabled():  # for derivatives of this one
+            return gradient * gate, (gradient * x).sum_to_size(gate.shape)
+        by_x, by_gate = torch.empty_like(x), torch.zeros_like(gate)
+        for to_x, of_y, of_x, of_gate, to_gate in pieces(by_x, gradient, x, gate, by_gate):
+            to_gate += torch.mul(of_y, of_x, out=to_x).sum_to_size(to_gate.shape)
+            torch.mul(of_y, of_gate, out=to_x)
+        return tuple(t if n else None for t, n in zip((by_x, by_gate), ctx.needs_input_grad, strict=True))
 
 
 def gated(x: Tensor, *gates: Tensor) -> Tensor:
@@ -129,12 +144,14 @@ class _Product(Function):
         for of_x, of_y, to_x, *rest in pieces(x, gradient.permute(order), by_x.permute(order), *totals, *maps):
             to, of_maps = rest[: len(maps)], rest[len(maps) :]
             gate = ctx.spread(of_x, *of_maps)
-            by_gate = of_y * of_x
-            torch.mul(of_y, gate, out=to_x)
-            parts = ctx.derivative(by_gate, gate, of_x, *of_maps)
-            for total, part in zip((to_x, *to), parts, strict=True):
+            by_gate = torch.mul(of_y, of_x, out=to_x)  # where the gradient of x comes afterwards
+            by_way_of_gate, *parts = ctx.derivative(by_gate, gate, of_x, *of_maps)
+            for total, part in zip(to, parts, strict=True):
                 if part is not None:
                     total += part.sum_to_size(total.shape)
+            torch.mul(of_y, gate, out=to_x)
+            if by_way_of_gate is not None:
+                to_x += by_way_of_gate
         # No view of x's size is returned: autograd adds in place only to what is no other tensor's memory.
         gradients = (by_x, *(t.permute(back) for t in totals))
         return None, None, *(t if n else None for t, n in zip(gradients, needed, strict=True))

@@ -80,7 +80,7 @@ class BottleneckAttention(nd.SpreadGate):
     def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative of `spread`."""
         channel, spatial = maps
-        by_logits = torch.ops.aten.sigmoid_backward.grad_input(by_gate, gate.sub_(1), grad_input=by_gate)
+        by_logits = torch.ops.aten.sigmoid_backward.grad_input(by_gate, gate - 1, grad_input=by_gate)
         return (
             (None, by_logits * spatial, by_logits * channel) if self.combine == "mul" else (None, by_logits, by_logits)
         )
