@@ -46,22 +46,22 @@ class TripletAttention(nd.SpreadGate):
             self.add_module(plane, nd.PooledGate(kernel_size, spatial_dims))
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Each plane's share of the gate of features x (N, C, *spatial), of size 1 along the axis pooled away."""
+        """Each plane's gate of features x (N, C, *spatial), of size 1 along the axis pooled away."""
         pooled = [(set(range(1, x.ndim)) - set(order)).pop() for order in self.planes.values()]
         pools = fast.max_and_mean(x, *pooled)
-        # The average is taken here, of small maps, and not of what is spread from them.
         return tuple(
-            self.get_submodule(plane)(*pool, axis, order) / len(pooled)
+            self.get_submodule(plane)(*pool, axis, order)
             for (plane, order), pool, axis in zip(self.planes.items(), pools, pooled, strict=True)
         )
 
     def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
-        """The sum of the shares, (N, C, *spatial)."""
+        """The average of the gates, (N, C, *spatial)."""
         total = maps[0] + maps[1]  # as large as the features: each of the two spans the axis that the other pools
-        for share in maps[2:]:
-            total += share
-        return total
+        for gate in maps[2:]:
+            total += gate
+        return total.div_(len(maps))
 
     def derivative(self, by_gate: Tensor, gate: Tensor, x: Tensor, *maps: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative of `spread`."""
-        return None, *(by_gate for _ in maps)
+        share = by_gate.div_(len(maps))
+        return None, *(share for _ in maps)
