@@ -253,6 +253,21 @@ def test_the_narrow_convolution_has_the_gradients_of_the_library(
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_comes_out_can_be_added_to_in_place(name: str, layout: str) -> None:
+    """As residual blocks add their input and carry on with an in-place ReLU."""
+    module, x = make(name, 2), features(2)
+    x = (x.contiguous(memory_format=LAYOUTS[2]) if layout == "channels_last" else x).requires_grad_()
+    y = module(x)
+    y += x
+    y.relu_().sum().backward()
+    ours, x.grad = x.grad, None
+    module.zero_grad()
+    (make(name, 2)(x) + x).relu().sum().backward()
+    torch.testing.assert_close(ours, x.grad)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_weighted_mean_has_derivatives_of_all_orders(dims: int, layout: str) -> None:
     x = torch.randn(2, 3, *(3, 2, 2)[-dims:], dtype=torch.float64)

@@ -104,12 +104,15 @@ def derivative_of_all(by_gate: Tensor, gate: Tensor, x: Tensor, *gates: Tensor) 
 
 
 def _product(spread: Spread, x: Tensor, *maps: Tensor) -> Tensor:
-    x, laid_out, back = _in_memory_order(x, maps)
-    gate = spread(x, *laid_out)
-    if gate.dtype != x.dtype or gate.stride() != x.stride() or any(gate is m for m in laid_out):
-        return (x * gate).permute(back)
-    # No second tensor of x's size, whose memory takes longer to reach than the product.
-    return gate.mul_(x).permute(back)
+    in_order, laid_out, back = _in_memory_order(x, maps)
+    gate = spread(in_order, *laid_out)
+    if gate.dtype != x.dtype or gate.stride() != in_order.stride() or any(gate is m for m in laid_out):
+        return x * gate.permute(back)
+    if x.is_contiguous():
+        return gate.mul_(x)  # no second tensor of x's size, whose memory takes longer to reach than the product
+    y = torch.empty_like(x)  # and no view of the gate, which nobody could add to in place
+    torch.mul(in_order, gate, out=y.permute([back.index(axis) for axis in range(len(back))]))
+    return y
 
 
 def _in_memory_order(x: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[int]]:
