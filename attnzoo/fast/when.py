@@ -15,8 +15,10 @@ def eager(x: Tensor) -> bool:
     >>> eager(torch.zeros(1))
     True
     """
+    if torch.compiler.is_compiling():  # first, since the compiler guards what it sees looked at, at each call
+        return False
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return x.device.type in ("cpu", "meta") and not (traced or transformed)
 
 
