@@ -96,7 +96,8 @@ def single_conv(conv: Any, x: Tensor) -> Tensor:
     >>> torch.allclose(single_conv(conv, x), conv(x), atol=1e-6)
     True
     """
-    out: Tensor = _SingleConv.apply(x, conv.weight.flatten())
+    mixed = torch.is_autocast_enabled("cpu")
+    out: Tensor = conv(x) if mixed else _SingleConv.apply(x, conv.weight.flatten())
     return out
 
 
