@@ -49,9 +49,8 @@ def conv_norm(conv: Any, norm: Any, x: Tensor) -> Tensor:
     if conv.bias is None or not norm.training or norm.running_mean is None:
         y: Tensor = norm(conv(x))
         return y
-    weight = conv.weight + 0 * conv.bias.view(-1, *(1,) * (x.ndim - 1))  # so that there is a gradient
     bias = conv.bias.detach()
-    unbiased = conv._conv_forward(x, weight, None)
+    unbiased = conv._conv_forward(x, _WithBias.apply(conv.weight, conv.bias), None)
     running_mean = norm.running_mean.data  # autograd keeps it too, though for its gradients in evaluation alone
     running_mean.sub_(bias)
     try:
@@ -59,6 +58,19 @@ def conv_norm(conv: Any, norm: Any, x: Tensor) -> Tensor:
     finally:
         running_mean.add_(bias)
     return y
+
+
+class _WithBias(Function):
+    """The weights, by way of which the bias has a gradient too: zero."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.bias = bias.shape
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients[0], gradients[0].new_zeros(ctx.bias)
 
 
 def strip_conv(conv: Any, x: Tensor) -> Tensor:
