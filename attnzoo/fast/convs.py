@@ -175,21 +175,7 @@ class _ByChannels(Function):
         with torch.enable_grad():
             weight = weight.detach().requires_grad_()
             kernel = _spread_kernel(weight, axes, sizes)
-        ones = [1] * (features.ndim - 2)
-        padding, none = [k // 2 for k in kernel.shape[2:]], [0] * len(ones)
-        by_features, by_kernel, _ = torch.ops.aten.convolution_backward(
-            _as_channels(gradient, axes),
-            features,
-            kernel,
-            None,
-            ones,
-            padding,
-            ones,
-            False,
-            none,
-            1,
-            [True, True, False],
-        )
+        by_features, by_kernel = _library_gradients(_as_channels(gradient, axes), features, kernel, to_x=True)
         (by_weight,) = torch.autograd.grad(kernel, weight, by_kernel)
         return _as_axes(by_features, axes, sizes), by_weight, None
 
@@ -246,11 +232,7 @@ class _NarrowConv(Function):
         if ctx.needs_input_grad[0]:
             by_x = _same_conv(gradient, weight.flip(list(range(2, weight.ndim))).transpose(0, 1))
         if ctx.needs_input_grad[1]:
-            ones = [1] * (x.ndim - 2)
-            padding, none = [k // 2 for k in weight.shape[2:]], [0] * len(ones)
-            by_weight = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, ones, padding, ones, False, none, 1, [False, True, False]
-            )[1]
+            _, by_weight = _library_gradients(gradient, x, weight, to_x=False)
         return by_x, by_weight
 
 
@@ -258,6 +240,16 @@ def _same_conv(x: Tensor, weight: Tensor) -> Tensor:
     conv: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.ndim]
     out: Tensor = conv(_plain(x), _plain(weight), padding=[k // 2 for k in weight.shape[2:]])
     return out
+
+
+def _library_gradients(gradient: Tensor, x: Tensor, weight: Tensor, to_x: bool) -> tuple[Tensor, Tensor]:
+    """The gradients of `_same_conv` to x, if wanted, and to its weight."""
+    ones = [1] * (x.ndim - 2)
+    padding, none = [k // 2 for k in weight.shape[2:]], [0] * len(ones)
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, ones, padding, ones, False, none, 1, [to_x, True, False]
+    )
+    return by_x, by_weight
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -57,7 +57,6 @@ class ShuffleAttention(nd.Attention):
     def _defined(self, x: Tensor, *own: Tensor) -> Tensor:
         """The module as a function of features and of its parameters."""
         y = fast.product(_affine_gate, _affine_derivative, x, *self._maps(x, *own))
-        # Channel shuffle with two groups over all C: output channel 2j + i is channel i * C/2 + j.
         # The library's own shuffle keeps the layout and is quick; not all compilers and exporters know it.
         shuffled: Tensor = F.channel_shuffle(y, 2) if fast.eager(x) else _shuffled(y)
         return shuffled
@@ -137,6 +136,7 @@ def _gate_of_mean(u: Tensor, cweight: Tensor, cbias: Tensor) -> tuple[Tensor, Te
 
 
 def _shuffled(y: Tensor) -> Tensor:
+    """Channel shuffle with two groups over all C: output channel 2j + i is channel i * C/2 + j."""
     last = torch.channels_last if y.ndim == 4 else torch.channels_last_3d
     shuffled: Tensor
     if y.is_contiguous() or not y.is_contiguous(memory_format=last):

@@ -92,14 +92,8 @@ class SpatialChannelSynergisticAttention(nd.SpreadGate):
         # The zeros between the strips are each one's padding, so that one call convolves all.
         strips = [F.pad(s.flatten(2), (0, self.gap)) for s in nd.unstrip(nd.strips(x), spatial)]
         parts = torch.cat(strips, 2).chunk(len(self.convs), 1)
-        quick = fast.usable(self, x)
-        mixed = torch.cat(
-            [
-                fast.strip_conv(conv, part) if quick else conv(part)
-                for conv, part in zip(self.convs, parts, strict=True)
-            ],
-            1,
-        )
+        quick, each = fast.usable(self, x), zip(self.convs, parts, strict=True)
+        mixed = torch.cat([fast.strip_conv(conv, part) if quick else conv(part) for conv, part in each], 1)
         strips = [
             s[..., :size] for s, size in zip(mixed.split([s + self.gap for s in spatial], 2), spatial, strict=True)
         ]
