@@ -81,6 +81,20 @@ def unstrip(z: Tensor, spatial: Sequence[int]) -> list[Tensor]:
     return [s.reshape(*z.shape[:2], *shape) for s, shape in zip(z.split(list(spatial), 2), shapes, strict=True)]
 
 
+def strip_gates(conv: nn.Module, x: Tensor) -> list[Tensor]:
+    """The gates sigmoid(conv(strips)), one an axis, each broadcastable to features x (EMA and MPE, section 3.2).
+
+    Args:
+        conv: a 1x1 convolution of x's dimension.
+        x: (N, C, *spatial).
+
+    >>> [tuple(gate.shape) for gate in strip_gates(nn.Conv2d(4, 4, 1), torch.zeros(2, 4, 7, 9))]
+    [(2, 4, 7, 1), (2, 4, 1, 9)]
+    """
+    # Not parts of one sigmoid: the backward pass then has both, and torch 2.14's Inductor overwrites one in the other.
+    return [logits.sigmoid() for logits in unstrip(conv(strips(x)), x.shape[2:])]
+
+
 def cross_spatial(x1: Tensor, x2: Tensor) -> Tensor:
     """Weigh each of two maps by the softmax of the other's pooled channels, and add (EMA section 3.2, MPE section 3.2).
 
@@ -385,7 +399,7 @@ class PooledGate(nn.Module):
         return self._squash(pooled.permute(there)).permute(back).unsqueeze(axis)
 
     def _squash(self, pooled: Tensor) -> Tensor:
-        quick = fast.usable(self, pooled) and not torch.is_autocast_enabled("cpu")
+        quick = (fast.usable(self, pooled) or fast.compiled(pooled, self)) and not torch.is_autocast_enabled("cpu")
         logits = fast.narrow_conv(pooled, self.conv.weight) if quick else self.conv(pooled)
         gate: Tensor = self.bn(logits).sigmoid().squeeze(1)
         return gate

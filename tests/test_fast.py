@@ -191,6 +191,24 @@ def test_transforms_take_the_definition(name: str, transform: str, monkeypatch: 
     torch.testing.assert_close(ours, theirs.clone(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_compiled_maxima_have_the_place_of_the_first(dims: int, layout: str) -> None:
+    torch.compiler.reset()
+    x = features(dims).relu()  # in which many are equal
+    x[0] = 1
+    x = x.to(memory_format=LAYOUTS[dims] if layout == "channels_last" else torch.contiguous_format).requires_grad_()
+    axes = range(1, x.ndim)
+    compiled = torch.compile(fast.max_and_mean, fullgraph=True, backend="aot_eager")
+    ours, theirs = ([pools[0] for pools in compiled(x, *axes)], [x.max(axis).values for axis in axes])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    weights = [torch.randn_like(maximum) for maximum in theirs]
+    for ours_along, theirs_along, weight in zip(ours, theirs, weights, strict=True):
+        (by_ours,) = torch.autograd.grad(ours_along, x, weight, retain_graph=True)
+        (by_theirs,) = torch.autograd.grad(theirs_along, x, weight)
+        torch.testing.assert_close(by_ours, by_theirs, rtol=0, atol=0)
+
+
 def kept(module: nn.Module, x: Tensor) -> int:
     """Elements that a training step keeps for the backward pass beside x and the parameters."""
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers(), x)}

@@ -13,13 +13,14 @@ from attnzoo.fast.products import derivative_of_all, gated, of_all, product, sca
 from attnzoo.fast.recompute import ByHand, recomputed
 from attnzoo.fast.samples import by_sample
 from attnzoo.fast.softmax import attention, weighted_mean
-from attnzoo.fast.when import eager, usable
+from attnzoo.fast.when import compiled, eager, usable
 
 __all__ = [
     "ByHand",
     "CrossMaps",
     "attention",
     "by_sample",
+    "compiled",
     "conv_means",
     "conv_norm",
     "cross_gated",

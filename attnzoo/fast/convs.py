@@ -1,6 +1,7 @@
 """Convolutions that are carried out another way, or not at all."""
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import product
 from math import prod
 from typing import Any
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from attnzoo.fast import when
+
 SHORT = 64  # positions
 FEW = 2**22  # products of one number with another
+VECTOR = 16  # numbers that are worked on at a time
 
 
 def pointwise(conv: Any, x: Tensor) -> Tensor:
@@ -76,7 +80,8 @@ class _WithBias(Function):
 def strip_conv(conv: Any, x: Tensor) -> Tensor:
     """conv(x), in training as a convolution of columns if it is depthwise with more taps than 3.
 
-    The gradients of one along the last axis take the library up to five times as long.
+    The gradients of one along the last axis take the library up to five times as long. Compiled, short lines are
+    columns too: the compiler lays out what comes of those so that it works on many channels at a time.
 
     Args:
         conv: of stride 1.
@@ -86,7 +91,8 @@ def strip_conv(conv: Any, x: Tensor) -> Tensor:
     >>> torch.allclose(strip_conv(conv, x), conv(x), atol=1e-6)
     True
     """
-    if not torch.is_grad_enabled() or conv.groups < x.shape[1] or conv.kernel_size[0] <= 3:
+    wanted = torch.is_grad_enabled() or (x.shape[2] < VECTOR and when.compiled(x))
+    if not wanted or conv.groups < x.shape[1] or conv.kernel_size[0] <= 3:
         y: Tensor = conv(x)
         return y
     padding = (conv.padding[0], 0)
@@ -149,11 +155,26 @@ def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
             [6., 9., 6.],
             [4., 6., 4.]])
     """
-    shortest = sorted(range(2, x.ndim), key=lambda axis: x.shape[axis])
-    short = [a for i, a in enumerate(shortest[:-1]) if prod(x.shape[b] for b in shortest[: i + 1]) <= SHORT]
     few = x.numel() * prod(weight.shape[2:]) < FEW
-    out: Tensor = _NarrowConv.apply(x, weight) if few or not short else _ByChannels.apply(x, weight, short)
+    short = [] if few else _short_axes(x)
+    if when.compiled(x):
+        return _by_channels(x, weight, short) if short else _same_conv(x, weight)
+    out: Tensor = _ByChannels.apply(x, weight, short) if short else _NarrowConv.apply(x, weight)
     return out
+
+
+def _short_axes(x: Tensor) -> list[int]:
+    """The shortest spatial axes, not all, that have few positions together."""
+    short: list[int] = []
+    axes, positions = list(range(2, x.ndim)), 1
+    while len(axes) > 1:
+        axis = reduce(lambda a, b: b if x.shape[b] < x.shape[a] else a, axes)  # the compiler sorts no changing sizes
+        positions *= x.shape[axis]
+        if positions > SHORT:
+            break
+        short.append(axis)
+        axes.remove(axis)
+    return short
 
 
 class _ByChannels(Function):

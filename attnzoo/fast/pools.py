@@ -101,10 +101,12 @@ def max_and_mean(x: Tensor, *axes: int) -> list[tuple[Tensor, Tensor]]:
     >>> max_and_mean(torch.tensor([[1.0, 2.0]]), 0, 1)
     [(tensor([1., 2.]), tensor([1., 2.])), (tensor([2.]), tensor([1.5000]))]
     """
-    if not when.eager(x):
-        return [(x.max(axis).values, x.mean(axis)) for axis in axes]
-    pools = iter(_MaxAndMean.apply(x, axes))
-    return list(zip(pools, pools, strict=True))
+    if when.eager(x):
+        pools = iter(_MaxAndMean.apply(x, axes))
+        return list(zip(pools, pools, strict=True))
+    if when.compiled(x):
+        return [(_Highest.apply(x, axis), x.mean(axis)) for axis in axes]
+    return [(x.max(axis).values, x.mean(axis)) for axis in axes]
 
 
 class _MaxAndMean(Function):
@@ -136,3 +138,26 @@ class _MaxAndMean(Function):
         for by_max, index, axis in zip(spread[::2], ctx.saved_tensors, ctx.axes, strict=True):
             total.scatter_add_(ctx.back[axis], index.long(), by_max)
         return total.permute(ctx.back), None
+
+
+class _Highest(Function):
+    """The maximum in operations that the compiler carries out on many numbers at a time, unlike the places of `max`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: int) -> Tensor:
+        highest = x.amax(axis, keepdim=True)
+        place = torch.where(x == highest, _places(x, axis, x.shape[axis]), x.shape[axis]).amin(axis, keepdim=True)
+        ctx.save_for_backward(place)
+        ctx.axis, ctx.size = axis, x.shape[axis]
+        return highest.squeeze(axis)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (place,), gradient = ctx.saved_tensors, gradients[0].unsqueeze(ctx.axis)
+        return torch.where(_places(place, ctx.axis, ctx.size) == place, gradient, 0.0), None
+
+
+def _places(x: Tensor, axis: int, size: int) -> Tensor:
+    """0 to size - 1 along one axis, with as many axes as x."""
+    numbers = torch.arange(size, dtype=torch.int32, device=x.device)
+    return numbers.reshape([size if each == axis else 1 for each in range(x.ndim)])

@@ -17,9 +17,29 @@ def eager(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():  # first, since the compiler guards what it sees looked at, at each call
         return False
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return x.device.type in ("cpu", "meta") and not (traced or transformed)
+    return x.device.type in ("cpu", "meta") and not (traced or _transformed())
+
+
+def compiled(x: Tensor, module: nn.Module | None = None) -> bool:
+    """Whether operations are compiled for the CPU, and nothing else is done with them: where a form is quicker even so.
+
+    Args:
+        x: the features.
+        module: whose layers the form takes the parameters of but does not call.
+
+    >>> compiled(torch.zeros(1))
+    False
+    """
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    if x.device.type != "cpu" or _transformed():
+        return False
+    return module is None or not any(_altered(layer) for layer in module.modules())
+
+
+def _transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def usable(module: nn.Module, x: Tensor) -> bool:

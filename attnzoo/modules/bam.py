@@ -69,7 +69,8 @@ class BottleneckAttention(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits (N, C, 1, ...) by channel and (N, 1, *spatial) by position of features x (N, C, *spatial)."""
-        return nd.expand(self.channel(fast.mean(x, nd.axes(x))), x), self.spatial(x)
+        spatial = self.spatial(x)  # first, since the compiler then keeps one tensor of x's size less
+        return nd.expand(self.channel(fast.mean(x, nd.axes(x))), x), spatial
 
     def spread(self, x: Tensor, *maps: Tensor) -> Tensor:
         """Gate (N, C, *spatial)."""

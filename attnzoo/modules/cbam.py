@@ -97,6 +97,8 @@ class ConvolutionalBlockAttention(nd.Attention):
         spatial_gate: Tensor = self.spatial(maximum, mean, axis=1)
         if not torch.is_grad_enabled() and fast.eager(x):
             return scaled.mul_(spatial_gate)  # no new memory, whose pages cost as much as the product
+        if fast.compiled(x):
+            return scaled * spatial_gate  # which makes `scaled` anew in the backward pass
         # Of x, which is kept for the backward pass anyway, and not of `scaled`, which then is not.
         return fast.product(_both, _both_derivative, x, channel_gate, spatial_gate)
 

@@ -67,7 +67,7 @@ class EfficientLocalAttention(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
-        gates, quick = [], fast.usable(self, x)
+        gates, quick = [], fast.usable(self, x) or fast.compiled(x, self)
         strips: Iterable[Any] = cycle(self.strips)
         for axis, (conv, norm, act) in zip(nd.axes(x), strips, strict=False):
             pooled = fast.mean(x, [a for a in nd.axes(x) if a != axis])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,9 +49,17 @@ class EfficientMultiScaleAttention(nd.Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Gate (N, groups, *spatial) of features x (N, C, *spatial)."""
         group_x = x.reshape(-1, x.shape[1] // self.groups, *x.shape[2:])  # groups in the batch
-        gates = nd.unstrip(self.strip(nd.strips(group_x)).sigmoid(), group_x.shape[2:])
-        w = nd.cross_spatial(self.norm(fast.gated(group_x, *gates)), self.local(group_x))
+        x1 = self.norm(fast.gated(group_x, *nd.strip_gates(self.strip, group_x)))
+        inferred = not torch.is_grad_enabled() and fast.compiled(x, self)  # its gradients, compiled, take longer
+        w = self._sums(x1, group_x) if inferred else nd.cross_spatial(x1, self.local(group_x))
         return w.reshape(x.shape[0], self.groups, *x.shape[2:]).sigmoid()
+
+    def _sums(self, x1: Tensor, group_x: Tensor) -> Tensor:
+        """The same without the convolved map, whose sums over positions and channels are all that is asked for."""
+        x11 = self.norm.bias.softmax(0).unsqueeze(0)  # where each channel is normed by itself, its mean is the bias
+        x12 = fast.conv_means(group_x, [self.local])[0].softmax(1)
+        x11_x2 = fast.weighted_convs(group_x, [self.local], [x11])
+        return x11_x2 + (x12.unsqueeze(1) @ x1.flatten(2)).reshape(x11_x2.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale features x (N, C, *spatial) by their gate."""

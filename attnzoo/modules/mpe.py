@@ -124,7 +124,10 @@ class MultiScaleParallelEnhancement(nd.Gate):
         """Gate (N, groups, *spatial) of features x (N, C, *spatial): sigmoid(W), plus 1 for the residual."""
         maps = x.transpose(1, 2).flatten(0, 1) if self.temporal == "folded" else x
         linear = self.combine == "concat" or self.fusion != "max"
-        w = fast.recomputed(self._fast, self, maps) if linear and fast.usable(self, maps) else self._cross_spatial(maps)
+        if linear and fast.usable(self, maps):
+            w = fast.recomputed(self._fast, self, maps)
+        else:
+            w = self._fast(maps) if linear and fast.compiled(maps, self) else self._cross_spatial(maps)
         if self.temporal == "folded":
             w = w.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
         return w.sigmoid() + 1 if self.residual else w.sigmoid()
@@ -160,7 +163,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
 
     def _strip_gated(self, group_x: Tensor) -> Tensor:
         """X1: group_x (N * groups, c, *spatial) gated along each axis and normed."""
-        gates = nd.unstrip(self.strip(nd.strips(group_x)).sigmoid(), group_x.shape[2:])
+        gates = nd.strip_gates(self.strip, group_x)
         x1: Tensor = self.norm(fast.gated(group_x, *gates))
         return x1
 
