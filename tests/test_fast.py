@@ -209,6 +209,19 @@ def test_compiled_maxima_have_the_place_of_the_first(dims: int, layout: str) -> 
         torch.testing.assert_close(by_ours, by_theirs, rtol=0, atol=0)
 
 
+def test_gates_of_strips_have_their_gradients_in_inductor_too() -> None:
+    """Of gates that are parts of one map, torch 2.13's and 2.14's overwrites in 3D what it still needs."""
+    torch.compiler.reset()
+    conv, x = nn.Conv3d(4, 4, 1).double(), torch.randn(3, 4, 4, 6, 5, dtype=torch.float64, requires_grad=True)
+
+    def scaled(x: Tensor) -> Tensor:
+        return fast.gated(x, *nd.strip_gates(conv, x))
+
+    compiled = torch.compile(scaled, fullgraph=True)(x)
+    found = [torch.autograd.grad(y.square().sum(), (x, *conv.parameters())) for y in (compiled, scaled(x))]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
 def kept(module: nn.Module, x: Tensor) -> int:
     """Elements that a training step keeps for the backward pass beside x and the parameters."""
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers(), x)}

@@ -2,7 +2,8 @@
 
 A module's definition stays the one that is read, exported and counted; a fast form stands beside it, gives the same
 values and gradients, and is used where operations are carried out one by one on a CPU: not under the compiler,
-exporters and functorch, with forward-mode derivatives, or on other devices.
+exporters and functorch, with forward-mode derivatives, or on other devices. A few of them the compiler does not find by
+itself, and is given too.
 """
 
 from attnzoo.fast.convs import conv_means, conv_norm, narrow_conv, pointwise, single_conv, strip_conv, weighted_convs
