@@ -120,9 +120,17 @@ def laid_out_as(y: Tensor, x: Tensor) -> Tensor:
     >>> laid_out_as(torch.zeros(2, 8, 7, 9), x).stride() == torch.zeros(2, 7, 9, 8).movedim(3, 1).stride()
     True
     """
+    return y.contiguous(memory_format=torch.contiguous_format if (last := channels_last(x)) is None else last)
+
+
+def channels_last(x: Tensor) -> torch.memory_format | None:
+    """The layout channels_last of features x (N, C, *spatial), or None if they are contiguous or have neither.
+
+    >>> channels_last(torch.zeros(2, 4, 7, 9)) is None
+    True
+    """
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
-    kept = last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last)
-    return y.contiguous(memory_format=last) if kept and last else y.contiguous()
+    return last if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last) else None
 
 
 def mean_pool(x: Tensor, strides: Sequence[int]) -> Tensor:

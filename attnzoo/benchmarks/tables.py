@@ -8,16 +8,16 @@ from statistics import geometric_mean
 from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, OURS, Measured, ModuleRow, NetworkRow, read
 from attnzoo.benchmarks.verdicts import kept, mean_ratio, verdicts
 
-# The columns of the first table: mode, compiled, layout, spatial axes.
+# The columns of the first two tables: mode, layout, spatial axes.
 CASES = {
-    "forward, 2D": ("forward", False, "contiguous", 2),
-    "train, 2D": ("train", False, "contiguous", 2),
-    "forward, 2D, NHWC": ("forward", False, "channels_last", 2),
-    "train, 2D, NHWC": ("train", False, "channels_last", 2),
-    "forward, 2D, compiled": ("forward", True, "contiguous", 2),
-    "train, 2D, compiled": ("train", True, "contiguous", 2),
-    "forward, 3D": ("forward", False, "contiguous", 3),
-    "train, 3D": ("train", False, "contiguous", 3),
+    "forward, 2D": ("forward", "contiguous", 2),
+    "train, 2D": ("train", "contiguous", 2),
+    "forward, 2D, NHWC": ("forward", "channels_last", 2),
+    "train, 2D, NHWC": ("train", "channels_last", 2),
+    "forward, 3D": ("forward", "contiguous", 3),
+    "train, 3D": ("train", "contiguous", 3),
+    "forward, 3D, NHWC": ("forward", "channels_last", 3),
+    "train, 3D, NHWC": ("train", "channels_last", 3),
 }
 
 
@@ -42,7 +42,11 @@ def markdown(paths: Sequence[Path]) -> str:
             modules += read(path, ModuleRow)
     parts = []
     if modules:
-        parts += [_measured(modules, "geometric means over the shapes"), _to_copy(modules), _to_ours(modules)]
+        parts.append(_measured(modules, "geometric means over the shapes"))
+        eager, compiled = ([row for row in modules if row.compiled is value] for value in (False, True))
+        parts += [_to_copy(eager, "ours / copy of x")] if eager else []
+        parts += [_to_copy(compiled, "ours, compiled / copy of x")] if compiled else []
+        parts.append(_to_ours(modules))
     if networks:
         parts += [_measured(networks, "time of a batch over that of the plain network"), _networks(networks)]
     lines = [
@@ -70,7 +74,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
 
 
-def _to_copy(rows: Sequence[ModuleRow]) -> str:
+def _to_copy(rows: Sequence[ModuleRow], what: str) -> str:
     """Ours over a copy of x, and what is kept for the backward pass over x."""
     ours = [row for row in rows if row.provider == OURS and not row.options]
     columns = {said: case for said, case in CASES.items() if any(_case(row) == case for row in ours)}
@@ -81,13 +85,13 @@ def _to_copy(rows: Sequence[ModuleRow]) -> str:
         for case in columns.values():
             ratios = [row.to_copy for row in mine if _case(row) == case and row.to_copy is not None]
             cells.append(_number(geometric_mean(ratios) if ratios else None))
-        saved = [row.saved_to_x for row in mine if row.saved_to_x is not None and not row.compiled]
+        saved = [row.saved_to_x for row in mine if row.saved_to_x is not None]
         lines.append([f"`{name}`", *cells, _number(max(saved, default=None))])
-    return _table(["ours / copy of x", *columns, "kept beyond x"], lines)
+    return _table([what, *columns, "kept beyond x"], lines)
 
 
-def _case(row: ModuleRow) -> tuple[str, bool, str, int]:
-    return row.mode, row.compiled, row.layout, row.dims
+def _case(row: ModuleRow) -> tuple[str, str, int]:
+    return row.mode, row.layout, row.dims
 
 
 def _to_ours(rows: Sequence[ModuleRow]) -> str:

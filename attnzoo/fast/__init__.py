@@ -6,7 +6,16 @@ exporters and functorch, with forward-mode derivatives, or on other devices. A f
 itself, and is given too.
 """
 
-from attnzoo.fast.convs import conv_means, conv_norm, narrow_conv, pointwise, single_conv, strip_conv, weighted_convs
+from attnzoo.fast.convs import (
+    column_conv,
+    conv_means,
+    conv_norm,
+    narrow_conv,
+    pointwise,
+    single_conv,
+    strip_conv,
+    weighted_convs,
+)
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.mixes import mixed
 from attnzoo.fast.pools import max_and_mean, mean, moments
@@ -21,6 +30,7 @@ __all__ = [
     "CrossMaps",
     "attention",
     "by_sample",
+    "column_conv",
     "compiled",
     "conv_means",
     "conv_norm",

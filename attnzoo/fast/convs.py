@@ -95,10 +95,22 @@ def strip_conv(conv: Any, x: Tensor) -> Tensor:
     if not wanted or conv.groups < x.shape[1] or conv.kernel_size[0] <= 3:
         y: Tensor = conv(x)
         return y
+    return column_conv(conv, x).squeeze(3)
+
+
+def column_conv(conv: Any, x: Tensor) -> Tensor:
+    """conv(x) as columns (N, channels, positions, 1), which can lie in memory as channels_last features do.
+
+    Args:
+        conv: of stride 1.
+        x: (N, C, positions).
+
+    >>> x, conv = torch.rand(2, 4, 5), torch.nn.Conv1d(4, 4, 3, padding=1)
+    >>> torch.allclose(column_conv(conv, x).squeeze(3), conv(x), atol=1e-6)
+    True
+    """
     padding = (conv.padding[0], 0)
-    y = F.conv2d(x.unsqueeze(3), conv.weight.unsqueeze(3), conv.bias, padding=padding, groups=conv.groups)
-    out: Tensor = y.squeeze(3)
-    return out
+    return F.conv2d(x.unsqueeze(3), conv.weight.unsqueeze(3), conv.bias, padding=padding, groups=conv.groups)
 
 
 def single_conv(conv: Any, x: Tensor) -> Tensor:

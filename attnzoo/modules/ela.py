@@ -67,11 +67,14 @@ class EfficientLocalAttention(nd.SpreadGate):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """One gate per axis, of size 1 along the others, of features x (N, C, *spatial)."""
-        gates, quick = [], fast.usable(self, x) or fast.compiled(x, self)
+        gates: list[Tensor] = []
+        compiled, mix = fast.compiled(x, self), None
+        if compiled or fast.usable(self, x):
+            mix = fast.column_conv if compiled and nd.channels_last(x) is not None else fast.strip_conv
         strips: Iterable[Any] = cycle(self.strips)
         for axis, (conv, norm, act) in zip(nd.axes(x), strips, strict=False):
             pooled = fast.mean(x, [a for a in nd.axes(x) if a != axis])
             shape = [size if a in (0, 1, axis) else 1 for a, size in enumerate(x.shape)]
-            mixed = fast.strip_conv(conv, pooled) if quick else conv(pooled)
+            mixed = conv(pooled) if mix is None else mix(conv, pooled)
             gates.append(act(norm(mixed)).sigmoid().reshape(shape))
         return tuple(gates)

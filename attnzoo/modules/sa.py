@@ -137,9 +137,8 @@ def _gate_of_mean(u: Tensor, cweight: Tensor, cbias: Tensor) -> tuple[Tensor, Te
 
 def _shuffled(y: Tensor) -> Tensor:
     """Channel shuffle with two groups over all C: output channel 2j + i is channel i * C/2 + j."""
-    last = torch.channels_last if y.ndim == 4 else torch.channels_last_3d
     shuffled: Tensor
-    if y.is_contiguous() or not y.is_contiguous(memory_format=last):
+    if nd.channels_last(y) is None:
         shuffled = y.unflatten(1, (2, -1)).transpose(1, 2).reshape(y.shape)
     else:
         shuffled = y.movedim(1, -1).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
