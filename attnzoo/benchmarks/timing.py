@@ -86,8 +86,9 @@ def alternate(
         for i in range(effort.rounds):
             if i >= LEAST and time.perf_counter() - start > effort.budget:
                 break
-            first = i % len(names)  # nobody always comes after the same one
-            for name in names[first:] + names[:first]:
+            first = i % len(names)
+            turns = names[first:] + names[:first]
+            for name in turns[:: -1 if i % 2 else 1]:  # nobody always comes after the same one: it makes up to 8 %
                 samples[name].append(_clocked(calls[name], repeats[name]))
     timings = {}
     for name, taken in samples.items():
