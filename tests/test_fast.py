@@ -38,7 +38,7 @@ def features(dims: int, batch: int = 3) -> Tensor:
 
 @contextmanager
 def defined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Modules carry out their definitions, as under the compiler."""
+    """Modules carry out their definitions, as when they are exported."""
     with monkeypatch.context() as patch:
         patch.setattr("attnzoo.fast.when.eager", lambda x: False)
         patch.setattr(fast, "eager", lambda x: False)
@@ -160,7 +160,7 @@ def test_derivatives_of_the_gradient(name: str, dims: int, monkeypatch: pytest.M
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-# What functorch and the compiler transform are the definitions; none may meet the derivatives written by hand.
+# What functorch transforms are the definitions; neither it nor the compiler may meet the derivatives written by hand.
 TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "jvp": lambda m, x: torch.func.jvp(m, (x,), (torch.ones_like(x),))[1],
     "vjp": lambda m, x: torch.func.vjp(m, x)[1](torch.ones_like(x))[0],
@@ -207,6 +207,27 @@ def test_compiled_maxima_have_the_place_of_the_first(dims: int, layout: str) -> 
         (by_ours,) = torch.autograd.grad(ours_along, x, weight, retain_graph=True)
         (by_theirs,) = torch.autograd.grad(theirs_along, x, weight)
         torch.testing.assert_close(by_ours, by_theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["bam", "cbam", "ela", "ema", "mpe", "triplet"])
+def test_what_the_compiler_is_given_is_the_definition(
+    name: str, dims: int, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnzoo.fast.convs.FEW", 0)
+    torch.compiler.reset()
+    module, x = make(name, dims), features(dims)
+    x = x.to(memory_format=LAYOUTS[dims] if layout == "channels_last" else torch.contiguous_format)
+    with defined(monkeypatch):
+        theirs = step(copy.deepcopy(module), x)
+        with torch.no_grad():
+            inferred = copy.deepcopy(module).eval()(x)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled.eval()(x), inferred, rtol=1e-9, atol=1e-9)
+    compiled.train()
+    torch.testing.assert_close(step(compiled, x), theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_gates_of_strips_have_their_gradients_in_inductor_too() -> None:

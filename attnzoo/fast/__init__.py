@@ -6,16 +6,7 @@ exporters and functorch, with forward-mode derivatives, or on other devices. A f
 itself, and is given too.
 """
 
-from attnzoo.fast.convs import (
-    column_conv,
-    conv_means,
-    conv_norm,
-    narrow_conv,
-    pointwise,
-    single_conv,
-    strip_conv,
-    weighted_convs,
-)
+from attnzoo.fast.convs import column_conv, conv_norm, narrow_conv, pointwise, single_conv, strip_conv
 from attnzoo.fast.cross import CrossMaps, cross_gated, cross_gradients
 from attnzoo.fast.mixes import mixed
 from attnzoo.fast.pools import max_and_mean, mean, moments
@@ -23,6 +14,7 @@ from attnzoo.fast.products import derivative_of_all, gated, of_all, product, sca
 from attnzoo.fast.recompute import ByHand, recomputed
 from attnzoo.fast.samples import by_sample
 from attnzoo.fast.softmax import attention, weighted_mean
+from attnzoo.fast.sums import conv_means, weighted_convs
 from attnzoo.fast.when import compiled, eager, usable
 
 __all__ = [

@@ -56,7 +56,7 @@ class EfficientMultiScaleAttention(nd.Gate):
 
     def _sums(self, x1: Tensor, group_x: Tensor) -> Tensor:
         """The same without the convolved map, whose sums over positions and channels are all that is asked for."""
-        x11 = self.norm.bias.softmax(0).unsqueeze(0)  # where each channel is normed by itself, its mean is the bias
+        x11 = nd.mean_of_normed(self.norm, x1).softmax(1)
         x12 = fast.conv_means(group_x, [self.local])[0].softmax(1)
         x11_x2 = fast.weighted_convs(group_x, [self.local], [x11])
         return x11_x2 + (x12.unsqueeze(1) @ x1.flatten(2)).reshape(x11_x2.shape)

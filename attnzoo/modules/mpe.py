@@ -148,8 +148,7 @@ class MultiScaleParallelEnhancement(nd.Gate):
         x1 = self._strip_gated(group_x)
         means = [nd.expand(mean, group_x) for mean in fast.conv_means(group_x, branches)]
         x12 = self._fuse(means, group_x).flatten(1).softmax(1)
-        alone = self.norm.num_groups == x1.shape[1]  # a channel normed by itself has its bias for a mean
-        x11 = (self.norm.bias.unsqueeze(0) if alone else x1.mean(nd.axes(x1))).softmax(1)
+        x11 = nd.mean_of_normed(self.norm, x1).softmax(1)
         shares = torch.zeros_like(x11).unsqueeze(1)  # (N * groups or 1, branches, c): what X11 X21 takes of each
         constant = x11.new_zeros(1)
         if self.combine != "weighted":
