@@ -4,6 +4,7 @@ Features are (N, C, *spatial) with spatial = (L,), (H, W) or (T, H, W).
 """
 
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -287,6 +288,15 @@ class Attention(nn.Module):
             raise ValueError(f"channels={channels} must be at least 1")
         self.channels = channels
         self.spatial_dims = spatial_dims
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give each class a `__call__` of its own: of one for all torch.compile gives up after eight classes."""
+        super().__init_subclass__(**kwargs)
+        if "__call__" not in vars(cls):
+            call = Attention.__call__
+            own = FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
+            own.__annotations__ = dict(call.__annotations__)
+            cls.__call__ = own  # type: ignore[method-assign]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Attend to features x (N, C, *spatial); torch.fx sees one node and does not look inside."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnzoo import nd
 from attnzoo.backbones import create_backbone
-from attnzoo.benchmarks.rows import Kept, NetworkRow, here
+from attnzoo.benchmarks.rows import FAILED, SKIPPED, Kept, NetworkRow, here, one_line
 from attnzoo.benchmarks.timing import Effort, alternate
 from attnzoo.inject import inject
 from attnzoo.registry import list_modules, spec
@@ -125,16 +125,18 @@ def _measure(case: NetworkCase, effort: Effort) -> NetworkRow:
     created = time.perf_counter() - start
     attended = create_backbone(case.network)
     attended.load_state_dict(plain.state_dict())
-    start = time.perf_counter()
     try:
+        start = time.perf_counter()
         inject(attended, case.module, site=case.site, **json.loads(case.options or "{}"))
+        injected = time.perf_counter() - start
+        x = torch.randn(case.shape)
+        calls = {name: _call(model, x, case.mode) for name, model in (("plain", plain), ("attended", attended))}
+        for call in calls.values():
+            call()
     except ValueError as error:  # the defaults do not fit the width
-        return NetworkRow(**common, note=f"skipped: {' '.join(str(error).split())[:200]}")
-    injected = time.perf_counter() - start
-    x = torch.randn(case.shape)
-    calls = {name: _call(model, x, case.mode) for name, model in (("plain", plain), ("attended", attended))}
-    for call in calls.values():
-        call()
+        return NetworkRow(**common, note=f"{SKIPPED}{one_line(error)}")
+    except RuntimeError as error:  # the memory does not hold it
+        return NetworkRow(**common, note=f"{FAILED}{one_line(error)}")
     times = alternate(calls, effort, calls)
     with_, without = times["attended"], times["plain"]
     return NetworkRow(

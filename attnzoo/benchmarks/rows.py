@@ -15,6 +15,16 @@ from attnzoo.profiling.report import check_place
 from attnzoo.profiling.report import write as write_file
 
 OURS, COPY, AUTHORS, CONVS = "attnzoo", "copy", "authors", "convolutions"
+SKIPPED, FAILED = "skipped: ", "failed: "
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, for the note of a row.
+
+    >>> one_line(ValueError("out of\\n  memory"))
+    'out of memory'
+    """
+    return " ".join(str(error).split())[:200]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 
-from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, OURS, Measured, ModuleRow, NetworkRow, read
+from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, FAILED, OURS, Measured, ModuleRow, NetworkRow, read
 from attnzoo.benchmarks.verdicts import kept, mean_ratio, verdicts
 
 # The columns of the first two tables: mode, layout, spatial axes.
@@ -114,7 +114,7 @@ def _to_ours(rows: Sequence[ModuleRow]) -> str:
         relation = {AUTHORS: "as written by its authors", CONVS: "its convolutions alone"}.get(provider, "")
         relations = {r.relation for r in theirs if r.wall_ms is not None} - {"equal", "-"}
         notes = [relation] if relation else sorted(relations)
-        failed = [r for r in theirs if r.note.startswith("failed")]
+        failed = [r for r in theirs if r.note.startswith(FAILED)]
         by_layout = all(r.layout == "channels_last" for r in failed)
         notes += sorted({f"fails {'in channels_last' if by_layout else f'at {r.shape}'}" for r in failed})
         label = ", ".join([f"`{name}`", *(f"{k}={v}" for k, v in json.loads(options or "{}").items())])
@@ -139,8 +139,15 @@ def _networks(rows: Sequence[NetworkRow]) -> str:
     lines = []
     for module, site in dict.fromkeys((row.module, row.site) for row in rows):
         each = [found.get((module, site, *column)) for column in columns]
-        cells = ["-" if row is None else "misfit" if row.ratio is None else f"{1 / row.ratio - 1:+.0%}" for row in each]
+        cells = ["-" if row is None else _cost(row) for row in each]
         injected = [row.inject_ms for row in each if row is not None and row.inject_ms is not None]
         lines.append([f"`{module}`", site, *cells, f"{max(injected):.0f}" if injected else "-"])
     header = ["module", "site", *(f"{network}, {mode}" for network, mode in columns), "injected in, ms"]
     return _table(header, lines, names=2)
+
+
+def _cost(row: NetworkRow) -> str:
+    """By how much longer a network takes."""
+    if row.ratio is None:
+        return "fails" if row.note.startswith(FAILED) else "misfit"
+    return f"{1 / row.ratio - 1:+.0%}"

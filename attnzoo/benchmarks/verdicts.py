@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 
-from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, OURS, ModuleRow, NetworkRow
+from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, OURS, SKIPPED, ModuleRow, NetworkRow
 
 NOISE = 0.95  # of a peer's time that counts as not slower
 LIGHT = ("triplet", "ema", "sa", "simam", "ca", "mpe")  # keep at most half as much as others for the backward pass
@@ -142,7 +142,7 @@ def _convolutions(rows: Sequence[ModuleRow], name: str) -> Verdict:
 
 def _graph(rows: Sequence[ModuleRow]) -> Verdict:
     goal = "no module breaks the graph of torch.compile"
-    ours = [row for row in rows if row.provider == OURS and not row.note.startswith("skipped")]
+    ours = [row for row in rows if row.provider == OURS and not row.note.startswith(SKIPPED)]
     broken = list(dict.fromkeys(row.module for row in ours if row.wall_ms is None))
     figure = f"{', '.join(broken)} do" if broken else f"{len({row.module for row in ours})} modules in one graph each"
     return Verdict(goal, figure if ours else "not measured", not broken if ours else None)

@@ -1,6 +1,7 @@
 """Functions of each sample by itself, with derivatives written by hand."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -65,9 +66,8 @@ class _BySample(Function):
             wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
             found = iter(torch.autograd.grad(ctx.function(*inputs), wanted, by_y, create_graph=True))
             return None, None, None, *(next(found) if n else None for n in needed)
-        by_x, by_parameters = torch.empty_like(x), [torch.zeros_like(p) for p in parameters]
+        by_x = torch.empty_like(x)
         with torch.autocast("cpu", enabled=False):
-            for to_x, of_y, of_x in pieces(by_x, by_y, x):
-                for total, part in zip(by_parameters, ctx.derivative(to_x, of_y, of_x, *parameters), strict=True):
-                    total += part
-        return None, None, None, *(t if n else None for t, n in zip((by_x, *by_parameters), needed, strict=True))
+            parts = [ctx.derivative(*piece, *parameters) for piece in pieces(by_x, by_y, x)]
+        totals = (reduce(torch.add, part) for part in zip(*parts, strict=True))
+        return None, None, None, *(t if n else None for t, n in zip((by_x, *totals), needed, strict=True))

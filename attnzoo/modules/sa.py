@@ -72,13 +72,13 @@ class ShuffleAttention(nd.Attention):
         halves = (torch.zeros_like(slope), slope), (by_mean, shift)
         return tuple(torch.stack(half, 2).flatten(1, 3) for half in halves)
 
-    # The same with copies of the halves, whose rows lie side by side, put where the shuffle wants them. The logits of
-    # the second halves are a group norm whose scale and shift hold both pairs of weights.
+    # The same with copies of the halves, whose rows lie side by side; products go where the shuffle wants them. The
+    # logits of the second halves are a group norm whose scale and shift hold both pairs of weights.
 
     def _quick(self, y: Tensor, x: Tensor, *own: Tensor) -> None:
         (u, v), (to_u, to_v) = _copies(self._halves(x)), self._shuffled_halves(y)
-        to_u.copy_(u.mul_(_gate_of_mean(u, *own[:2])[0]))
-        to_v.copy_(self._normed(v, *own[2:])[0].sigmoid_().view_as(v).mul_(v))
+        torch.mul(u, _gate_of_mean(u, *own[:2])[0], out=to_u)
+        torch.mul(v, self._normed(v, *own[2:])[0].sigmoid_().view_as(v), out=to_v)
 
     def _derivative(self, by_x: Tensor, by_y: Tensor, x: Tensor, *own: Tensor) -> tuple[Tensor, ...]:
         (u, v), (of_u, of_v) = _copies(self._halves(x)), _copies(self._shuffled_halves(by_y))
@@ -86,9 +86,9 @@ class ShuffleAttention(nd.Attention):
         cweight, _, sweight, _, weight, bias = own
 
         gate, mean = _gate_of_mean(u, *own[:2])
-        by_logits = u.mul_(of_u).sum(4, keepdim=True) * gate * (1 - gate)
-        by_u.copy_(of_u.mul_(gate).add_(by_logits * cweight.view(-1, 1) / u.shape[4]))
-        by_cweight, by_cbias = ((by_logits * by).sum((0, 1, 2)).view_as(cweight) for by in (mean, 1))
+        by_logits = torch.ops.aten.sigmoid_backward(u.mul_(of_u).sum(4, keepdim=True), gate)
+        torch.addcmul(by_logits * (cweight.view(-1, 1) / u.shape[4]), of_u, gate, out=by_u)
+        by_cweight, by_cbias = (by_logits * mean).sum((0, 1, 2)), by_logits.sum((0, 1, 2))
 
         logits, mean, deviation, scale = self._normed(v, *own[2:])
         gate = logits.sigmoid_().view_as(v)
@@ -97,11 +97,12 @@ class ShuffleAttention(nd.Attention):
         by_normed, by_scale, by_shift = torch.ops.aten.native_group_norm_backward(
             by_logits, v, mean, deviation, scale, n, c, positions, c, [True, True, True]
         )
-        by_v.copy_(of_v.mul_(gate).add_(by_normed.view_as(v)))
-        by_scale, by_shift = (by.view(self.groups, -1).sum(0).view_as(sweight) for by in (by_scale, by_shift))
-        by_sweight = by_scale * weight.view_as(sweight) + by_shift * bias.view_as(sweight)
-        by_weight, by_bias = ((by * sweight).flatten() for by in (by_scale, by_shift))
-        return by_cweight, by_cbias, by_sweight, by_shift, by_weight, by_bias
+        torch.addcmul(by_normed.view_as(v), of_v, gate, out=by_v)
+        by_scale, by_shift = (by.view(self.groups, -1).sum(0) for by in (by_scale, by_shift))
+        factor = sweight.flatten()
+        by_sweight = torch.addcmul(by_scale * weight, by_shift, bias)
+        by_own = by_cweight, by_cbias, by_sweight, by_shift, by_scale * factor, by_shift * factor
+        return tuple(by.view_as(p) for by, p in zip(by_own, own, strict=True))
 
     def _halves(self, x: Tensor) -> tuple[Tensor, ...]:
         """The halves of each group of x (N, C, *spatial): (N, 2, groups / 2, C / (2 * groups), positions)."""
@@ -120,8 +121,9 @@ class ShuffleAttention(nd.Attention):
         """Logits of second halves (N, C / 2, positions), their means, inverse deviations and scale."""
         flat = v.flatten(1, 3)
         n, c, positions = flat.shape
-        scale, shift = sweight.flatten() * weight, sweight.flatten() * bias + sbias.flatten()
-        scale, shift = scale.repeat(self.groups), shift.repeat(self.groups)
+        factor = sweight.flatten()
+        own = factor * weight, torch.addcmul(sbias.flatten(), factor, bias)
+        scale, shift = (t.expand(self.groups, -1).flatten() for t in own)
         return *torch.native_group_norm(flat, scale, shift, n, c, positions, c, self.gn.eps), scale
 
 
@@ -132,7 +134,7 @@ def _copies(halves: tuple[Tensor, ...]) -> list[Tensor]:
 def _gate_of_mean(u: Tensor, cweight: Tensor, cbias: Tensor) -> tuple[Tensor, Tensor]:
     """Gate and mean of first halves."""
     mean = u.mean(4, keepdim=True)
-    return (cweight.view(-1, 1) * mean + cbias.view(-1, 1)).sigmoid(), mean
+    return torch.addcmul(cbias.view(-1, 1), cweight.view(-1, 1), mean).sigmoid_(), mean
 
 
 def _shuffled(y: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class SpatialGroupEnhance(nd.Gate):
         return x.reshape(len(x) * self.groups, x.shape[1] // self.groups, -1)
 
     def _each_group(self, parameter: Tensor, samples: int) -> Tensor:
-        return parameter.view(-1, 1, 1).repeat(samples, 1, 1)
+        return parameter.view(-1).expand(samples, -1).reshape(-1, 1, 1)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
