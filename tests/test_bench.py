@@ -247,6 +247,15 @@ def test_networks(tmp_path: Path) -> None:
     assert "| `sa` | out | misfit | misfit | - |" in text
 
 
+def test_a_network_that_the_memory_does_not_hold_is_a_row_that_says_so(tmp_path: Path) -> None:
+    (case,) = network_cases(["ca"], ["resnet3d/10"], ["training"])
+    case = dataclasses.replace(case, shape=(2**40, 3, 4, 32, 32))
+    kept = Kept(tmp_path / "networks.csv", NetworkRow)
+    kept.add(list(measure_networks([case], ONCE)))
+    assert not case.missing(Kept(kept.path, NetworkRow))
+    assert "| `ca` | mid | - | fails | - |" in markdown([kept.path])
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """A function that runs `attnzoo bench`: exit status, standard output and error."""

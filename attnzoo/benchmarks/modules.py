@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnzoo.benchmarks.authors import FORMULATIONS, AsWritten
 from attnzoo.benchmarks.convolutions import Convolutions
 from attnzoo.benchmarks.peers import PEERS
-from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, FAILED, OURS, SKIPPED, Kept, ModuleRow, here, one_line
+from attnzoo.benchmarks.rows import AUTHORS, CONVS, COPY, OURS, SKIPPED, Kept, ModuleRow, failed, here, skipped
 from attnzoo.benchmarks.timing import Effort, alternate, saved_bytes
 from attnzoo.registry import create, list_modules, spec
 
@@ -252,7 +252,7 @@ def _measure(case: Case, providers: Sequence[str], effort: Effort) -> list[Modul
     try:
         ours = _away(create(case.module, case.shape[1], spatial_dims=case.dims, **json.loads(case.options or "{}")))
     except ValueError as error:  # the defaults do not fit the width
-        return [ModuleRow(**common, provider=OURS, relation="ours", note=f"{SKIPPED}{one_line(error)}")]
+        return [ModuleRow(**common, provider=OURS, relation="ours", note=skipped(error))]
     x = torch.randn(case.shape).to(memory_format=memory_format(case.layout, case.dims))
     entries: dict[str, _Entry] = {}
     found: dict[str, dict[str, Any]] = {}
@@ -272,7 +272,7 @@ def _measure(case: Case, providers: Sequence[str], effort: Effort) -> list[Modul
                 slow.add(provider)
             about["saved_bytes"] = entry.saved()
         except Exception as error:  # a peer that fails is a row that says so
-            about["note"] = f"{FAILED}{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+            about["note"] = failed(error)
             continue
         entries[provider] = entry
         if provider == OURS:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnzoo import nd
 from attnzoo.backbones import create_backbone
-from attnzoo.benchmarks.rows import FAILED, SKIPPED, Kept, NetworkRow, here, one_line
+from attnzoo.benchmarks.rows import Kept, NetworkRow, failed, here, skipped
 from attnzoo.benchmarks.timing import Effort, alternate
 from attnzoo.inject import inject
 from attnzoo.registry import list_modules, spec
@@ -58,6 +58,14 @@ class NetworkCase:
             "shape": "x".join(map(str, self.shape)),
             "mode": self.mode,
         }
+
+    def row(self, **found: Any) -> NetworkRow:
+        """Its row.
+
+        Args:
+            **found: the columns that say what was found.
+        """
+        return NetworkRow(**self.columns, dims=len(self.shape) - 2, **here(), **found)
 
     def missing(self, kept: Kept[NetworkRow]) -> bool:
         """Whether it is still to be measured.
@@ -114,33 +122,32 @@ def measure_networks(
         ValueError: an unknown network.
     """
     for case in wanted:
-        yield _measure(case, effort)
+        try:
+            yield _measure(case, effort)
+        except RuntimeError as error:  # as a rule of memory
+            yield case.row(note=failed(error))
 
 
 def _measure(case: NetworkCase, effort: Effort) -> NetworkRow:
     torch.manual_seed(0)
-    common = {**case.columns, "dims": len(case.shape) - 2, **here()}
     start = time.perf_counter()
     plain = create_backbone(case.network)
     created = time.perf_counter() - start
     attended = create_backbone(case.network)
     attended.load_state_dict(plain.state_dict())
+    start = time.perf_counter()
     try:
-        start = time.perf_counter()
         inject(attended, case.module, site=case.site, **json.loads(case.options or "{}"))
-        injected = time.perf_counter() - start
-        x = torch.randn(case.shape)
-        calls = {name: _call(model, x, case.mode) for name, model in (("plain", plain), ("attended", attended))}
-        for call in calls.values():
-            call()
     except ValueError as error:  # the defaults do not fit the width
-        return NetworkRow(**common, note=f"{SKIPPED}{one_line(error)}")
-    except RuntimeError as error:  # the memory does not hold it
-        return NetworkRow(**common, note=f"{FAILED}{one_line(error)}")
+        return case.row(note=skipped(error))
+    injected = time.perf_counter() - start
+    x = torch.randn(case.shape)
+    calls = {name: _call(model, x, case.mode) for name, model in (("plain", plain), ("attended", attended))}
+    for call in calls.values():
+        call()
     times = alternate(calls, effort, calls)
     with_, without = times["attended"], times["plain"]
-    return NetworkRow(
-        **common,
+    return case.row(
         wall_ms=with_.wall,
         cpu_ms=with_.cpu,
         plain_ms=without.wall,

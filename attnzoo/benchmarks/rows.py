@@ -18,12 +18,25 @@ OURS, COPY, AUTHORS, CONVS = "attnzoo", "copy", "authors", "convolutions"
 SKIPPED, FAILED = "skipped: ", "failed: "
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, for the note of a row.
+def skipped(error: ValueError) -> str:
+    """The note of a row whose module does not fit.
 
-    >>> one_line(ValueError("out of\\n  memory"))
-    'out of memory'
+    >>> skipped(ValueError("channels=64 is not\\n  divisible by 128"))
+    'skipped: channels=64 is not divisible by 128'
     """
+    return f"{SKIPPED}{_line(error)}"
+
+
+def failed(error: Exception) -> str:
+    """The note of a row that could not be measured.
+
+    >>> failed(RuntimeError("can't allocate memory"))
+    "failed: RuntimeError: can't allocate memory"
+    """
+    return f"{FAILED}{type(error).__name__}: {_line(error)}".removesuffix(": ")
+
+
+def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 

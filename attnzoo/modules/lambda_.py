@@ -73,25 +73,26 @@ class LambdaLayer(nd.Attention):
         self.check(x)
         query, key, value = self.qkv(x).split(self.widths, 1)
         value = self.norm_v(value)
-        query = self.norm_q(query).flatten(2).unflatten(1, (self.heads, -1))  # (N, heads, width of keys, positions)
+        query = self.norm_q(query).flatten(2).unflatten(1, (self.heads, -1))
+        query = query.permute(0, 3, 1, 2)  # (N, positions, heads, width of keys)
         content = key.flatten(2).softmax(2) @ value.flatten(2).mT  # (N, width of keys, width of values)
-        inferred = not torch.is_grad_enabled() and fast.compiled(x, self)  # its gradients, compiled, take longer
+        inferred = not torch.is_grad_enabled() and fast.compiled(x, self)  # compiled, its gradients gain nothing
         if x.ndim == 4 and (inferred or fast.usable(self, x)):
-            out = self._attended(query, value, content, transposed=inferred and nd.channels_last(x) is not None)
+            out = self._quick(query, value, content, transposed=inferred and nd.channels_last(x) is not None)
         else:
             # One map a channel of the values: each is convolved alike.
             local = self.local(value.flatten(0, 1).unsqueeze(1)).unflatten(0, value.shape[:2]).flatten(3)
             maps = local.permute(0, 3, 2, 1) + content.unsqueeze(1)  # (N, positions, width of keys, width of values)
-            out = query.permute(0, 3, 1, 2) @ maps  # (N, positions, heads, width of values)
+            out = query @ maps  # (N, positions, heads, width of values)
         out = out.flatten(2).mT.unflatten(2, x.shape[2:])
         return nd.mean_pool(nd.laid_out_as(out, x), self.strides)
 
-    def _attended(self, query: Tensor, value: Tensor, content: Tensor, transposed: bool) -> Tensor:
+    def _quick(self, query: Tensor, value: Tensor, content: Tensor, transposed: bool) -> Tensor:
         """The same without copies of the maps, which are far larger than all else."""
         # The values, as a third axis of one channel, stay side by side, and the keys become the innermost axis.
         image = value.movedim(1, -1).contiguous().unsqueeze(-1).movedim(-1, 1)  # (N, 1, H, W, width of values)
         local = F.conv3d(image, self.local.weight.unsqueeze(-1), self.local.bias, padding=(*self.local.padding, 0))
-        maps, query = local.flatten(2, 3).transpose(1, 2), query.permute(0, 3, 1, 2)
+        maps = local.flatten(2, 3).transpose(1, 2)  # (N, positions, width of keys, width of values)
         # The compiler copies each map of features in channels_last, unless it multiplies from the other side.
         out = (maps.mT @ query.mT).mT if transposed else query @ maps
         return out + (query.flatten(1, 2) @ content).view(out.shape)

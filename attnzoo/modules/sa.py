@@ -122,8 +122,8 @@ class ShuffleAttention(nd.Attention):
         flat = v.flatten(1, 3)
         n, c, positions = flat.shape
         factor = sweight.flatten()
-        own = factor * weight, torch.addcmul(sbias.flatten(), factor, bias)
-        scale, shift = (t.expand(self.groups, -1).flatten() for t in own)
+        affine = factor * weight, torch.addcmul(sbias.flatten(), factor, bias)
+        scale, shift = (t.expand(self.groups, -1).flatten() for t in affine)
         return *torch.native_group_norm(flat, scale, shift, n, c, positions, c, self.gn.eps), scale
 
 
